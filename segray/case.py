@@ -1,0 +1,220 @@
+"""The words all rooms share: Case (voxels, geometry, labels), Geometry and LabelMap."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from nibabel.orientations import aff2axcodes, io_orientation
+from numpy.typing import NDArray
+
+from segray.errors import CaseError, UsageError
+
+Volume = NDArray[Any]
+"""A (z, y, x) array, oriented LPS."""
+
+_CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=@-]{0,127}")
+
+LPS_SIGNS = (-1.0, -1.0, 1.0)
+"""RAS to LPS: the first two world axes change sign."""
+
+
+def check_case_id(case_id: str) -> str:
+    """Return ``case_id`` if it is safe as a file name, else raise CaseError."""
+    if not _CASE_ID.fullmatch(case_id) or ".." in case_id:
+        shown = case_id if len(case_id) <= 60 else case_id[:57] + "..."
+        raise CaseError(
+            f"The case id {shown!r} cannot be a file name.",
+            mend="Use up to 128 letters, digits, '.', '_' and '-', starting with a letter or digit.",
+        )
+    return case_id
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the voxels of a file lie, enough to write a mask back on the same grid.
+
+    Attributes:
+        affine: (4, 4) float64, voxel indices (i, j, k) in the order of the file to RAS millimetres.
+        shape: the three spatial sizes (i, j, k) in the order of the file.
+        stored_shape: the shape as the file says it, with trailing axes of size 1 kept.
+        header: the raw NIfTI header, or None where the case comes from another format.
+    """
+
+    affine: NDArray[np.float64]
+    shape: tuple[int, int, int]
+    stored_shape: tuple[int, ...] = ()
+    header: bytes | None = None
+
+    @cached_property
+    def _orientation(self) -> NDArray[np.float64]:
+        """(3, 2) per file axis: the RAS axis it runs along, and +1 or -1."""
+        return np.asarray(io_orientation(self.affine), dtype=np.float64)
+
+    @property
+    def axis_codes(self) -> str:
+        """The axis codes of the file, such as ``RAS`` or ``LPS``."""
+        return "".join(aff2axcodes(self.affine))
+
+    @property
+    def _order(self) -> tuple[int, int, int]:
+        """The file axes that run along z, y and x."""
+        along = [int(axis) for axis in self._orientation[:, 0]]
+        return along.index(2), along.index(1), along.index(0)
+
+    @property
+    def _flips(self) -> tuple[slice, slice, slice]:
+        """For (z, y, x): the slices that turn the file's direction into LPS, and back."""
+        signs = [self._orientation[axis, 1] * LPS_SIGNS[world] for axis, world in zip(self._order, (2, 1, 0), strict=True)]
+        z, y, x = (slice(None, None, 1 if sign > 0 else -1) for sign in signs)
+        return z, y, x
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel spacing in mm as (z, y, x): the lengths of the affine's columns."""
+        lengths = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
+        z, y, x = (float(lengths[axis]) for axis in self._order)
+        return z, y, x
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """The shape as (z, y, x) after the turn to LPS."""
+        z, y, x = (self.shape[axis] for axis in self._order)
+        return z, y, x
+
+    @property
+    def voxel_ml(self) -> float:
+        """The volume of a voxel in ml: the determinant, right for sheared grids too."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+
+    @property
+    def lps_affine(self) -> NDArray[np.float64]:
+        """(4, 4) from indices (z, y, x) of the turned volume to RAS millimetres."""
+        matrix = np.zeros((4, 4))
+        matrix[3, 3] = 1.0
+        matrix[:3, 3] = self.affine[:3, 3]
+        for out_axis, (axis, flip) in enumerate(zip(self._order, self._flips, strict=True)):
+            column = self.affine[:3, axis]
+            matrix[:3, out_axis] = column * flip.step
+            if flip.step < 0:
+                matrix[:3, 3] += column * (self.shape[axis] - 1)
+        return matrix
+
+    def to_lps(self, stored: Volume) -> Volume:
+        """View a (i, j, k) array of the file as (z, y, x) in LPS; no copy."""
+        return np.transpose(stored.reshape(self.shape, order="F"), self._order)[self._flips]
+
+    def from_lps(self, volume: Volume) -> Volume:
+        """View a (z, y, x) volume as the file's (i, j, k, ...) array; the inverse of :meth:`to_lps`."""
+        back = np.argsort(self._order)
+        stored = np.transpose(volume[self._flips], back)
+        return stored.reshape(self.stored_shape or self.shape, order="F")
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Structure names and their label values; 0 is background.
+
+    Attributes:
+        values: name to label value, without background, values unique and at least 1.
+    """
+
+    values: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise UsageError("The label map is empty.", mend="Name at least one structure, such as {liver: 1}.")
+        found = list(self.values.values())
+        if len(set(found)) != len(found):
+            raise UsageError(f"The label map gives one value to two structures: {dict(self.values)}.")
+        if min(found) < 1 or max(found) > 65535:
+            raise UsageError("Label values lie between 1 and 65535; 0 is background.")
+        object.__setattr__(self, "values", dict(sorted(self.values.items(), key=lambda item: item[1])))
+
+    @classmethod
+    def of_names(cls, names: Iterable[str]) -> LabelMap:
+        """Number the names from 1 in their given order."""
+        return cls({name: index for index, name in enumerate(names, start=1)})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Structure names in the order of their values, without background."""
+        return tuple(self.values)
+
+    @property
+    def channels(self) -> int:
+        """Outputs of a net: structures and background."""
+        return len(self.values) + 1
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The smallest of uint8 and uint16 that holds all values."""
+        return np.dtype(np.uint8 if max(self.values.values()) < 256 else np.uint16)
+
+    @cached_property
+    def _value_of_index(self) -> NDArray[Any]:
+        return np.array([0, *self.values.values()], dtype=self.dtype)
+
+    @property
+    def is_contiguous(self) -> bool:
+        """True where the values are 1, 2, 3, ... so that values and channel indices are the same."""
+        return bool((self._value_of_index == np.arange(self.channels)).all())
+
+    def to_index(self, labels: Volume) -> Volume:
+        """Label values to channel indices 0..n. Raises CaseError on a value that the map does not hold."""
+        highest = int(labels.max(initial=0))
+        lookup = np.full(max(highest, int(self._value_of_index[-1])) + 1, -1, dtype=np.int32)
+        lookup[self._value_of_index.astype(np.int64)] = np.arange(self.channels)
+        if not (self.is_contiguous and highest < self.channels):
+            unknown = [int(v) for v in np.unique(labels) if lookup[v] < 0]
+            if unknown:
+                raise CaseError(
+                    f"The labels hold the values {unknown[:8]}, which the label map does not name.",
+                    mend="Add them to ingest.labels, or mend the label file.",
+                )
+            labels = lookup[labels]
+        return labels.astype(np.uint8 if self.channels <= 256 else np.uint16, copy=False)
+
+    def to_value(self, indices: Volume) -> Volume:
+        """Channel indices to label values, as uint8 or uint16."""
+        if self.is_contiguous:
+            return indices.astype(self.dtype, copy=False)
+        return self._value_of_index[indices]
+
+    def to_json(self) -> str:
+        """The text of ``label_map.json``: ``{"background": 0, "liver": 1, ...}``."""
+        return json.dumps({"background": 0, **self.values}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> LabelMap:
+        """Read ``label_map.json``. Raises UsageError where it is no name-to-integer table."""
+        try:
+            table = json.loads(text)
+            values = {str(name): int(value) for name, value in table.items() if int(value) != 0}
+        except (ValueError, AttributeError, TypeError) as error:
+            raise UsageError(f"label_map.json is not a table of names and integers ({error}).") from error
+        return cls(values)
+
+
+@dataclass
+class Case:
+    """One scan with its labels.
+
+    Attributes:
+        case_id: a name that is safe as a file name.
+        voxels: (z, y, x), LPS; int16 where all values are integers in range (HU), else float32.
+        geometry: the grid of the file.
+        labels: (z, y, x) label values (uint8 or uint16), or None for a lone image.
+        notes: what the reader repaired or found odd, one sentence each.
+    """
+
+    case_id: str
+    voxels: Volume
+    geometry: Geometry
+    labels: Volume | None = None
+    notes: list[str] = field(default_factory=list)

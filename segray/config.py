@@ -1,0 +1,311 @@
+"""Every setting of segray: typed, with default, unit and a line of explanation; YAML in, resolved YAML out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from segray.errors import UsageError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+def setting(default: Any, meaning: str, unit: str = "") -> Any:
+    """A field with its meaning and unit, as ``segray config`` prints them."""
+    return Field(default=default, description=meaning, json_schema_extra={"unit": unit}, validate_default=True)
+
+
+class Section(BaseModel):
+    """A group of settings; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class GridConfig(Section):
+    """The in-plane grid that all slices of a shard set share."""
+
+    mode: Literal["spacing", "size", "native"] = setting(
+        "spacing",
+        "spacing: resample to mm a pixel, then pad or crop around the body; size: bring the field of view to `size`; "
+        "native: the slices agree already",
+    )
+    spacing: tuple[PositiveFloat, PositiveFloat] | None = setting(
+        None, "pixel spacing (y, x) in mode spacing; empty: the median over the cases", "mm"
+    )
+    size: tuple[PositiveInt, PositiveInt] | None = setting(
+        None, "canvas (y, x); empty: what the largest case needs, at most `max_size`", "pixels"
+    )
+    max_size: PositiveInt = setting(768, "the largest side of a canvas that segray chooses by itself", "pixels")
+    multiple: PositiveInt = setting(16, "a canvas chosen by segray is rounded up to a multiple of this", "pixels")
+
+
+class SplitConfig(Section):
+    """Which cases are held out; a patient is never cut."""
+
+    validation: Share = setting(0.2, "share of patients held out for validation")
+    test: Share = setting(0.0, "share of patients kept for a final test, unseen by training")
+    patients: str | None = setting(
+        None, "CSV with the column case_id and any of patient, split (train, validation, test); overrules the shares"
+    )
+    seed: Count = setting(0, "seed of the drawing")
+
+
+class IngestConfig(Section):
+    """From a folder of cases to shards."""
+
+    format: Literal["auto", "totalseg", "pairs", "images"] = setting(
+        "auto",
+        "totalseg: a folder a case with ct.nii.gz and segmentations/; pairs: images/ and labels/ (or imagesTr/, "
+        "labelsTr/); images: scans without labels; auto: seen from the folder",
+    )
+    labels: dict[str, PositiveInt] | None = setting(
+        None, "structure names and label values, such as {liver: 1}; empty: taken from the folder, and printed"
+    )
+    structures: list[str] | None = setting(None, "keep only these structures; empty: all")
+    overlap: Literal["smallest", "refuse"] = setting(
+        "smallest", "a voxel in several masks goes to the smallest structure, or the case is refused"
+    )
+    grid: GridConfig = GridConfig()
+    split: SplitConfig = SplitConfig()
+    rows_per_group: PositiveInt = setting(32, "slices a Parquet row group", "slices")
+    codec: Literal["zstd", "lz4"] = setting("zstd", "blosc2 codec of the pixels")
+    level: Annotated[int, Field(ge=1, le=9)] = setting(1, "compression level of the codec")
+
+
+class NetConfig(Section):
+    """The U-Net."""
+
+    features: Annotated[list[PositiveInt], Field(min_length=2, max_length=8)] = setting(
+        [32, 64, 128, 256, 512], "channels a level, from full resolution down", "channels"
+    )
+    norm: Literal["batch", "instance", "group"] = setting("batch", "normalisation after each convolution")
+    activation: Literal["relu", "leaky_relu", "silu"] = setting("leaky_relu", "activation after each normalisation")
+    upsampling: Literal["transposed", "bilinear"] = setting("transposed", "how the decoder doubles the resolution")
+    dropout: Share = setting(0.0, "probability of spatial dropout at the two lowest levels")
+
+
+class IntensityConfig(Section):
+    """How voxel values become the net's input."""
+
+    mode: Literal["window", "foreground", "case"] = setting(
+        "window",
+        "window: `window` to [-1, 1], clipped; foreground: clip to the 0.5 and 99.5 percentiles of the foreground, "
+        "then z-score by it (as nnU-Net for CT); case: z-score by the case's own mean and sd (MR)",
+    )
+    window: tuple[float, float] = setting((-1000.0, 1000.0), "lowest and highest value in mode window", "HU")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> IntensityConfig:
+        if self.window[0] >= self.window[1]:
+            raise ValueError(f"the window {list(self.window)} must rise")
+        return self
+
+
+class LossConfig(Section):
+    """Weighted sum of losses."""
+
+    dice: NonNegative = setting(1.0, "weight of the soft Dice loss")
+    cross_entropy: NonNegative = setting(1.0, "weight of the cross entropy")
+    dice_background: bool = setting(False, "count the background as a structure in the Dice loss")
+
+    @model_validator(mode="after")
+    def _something(self) -> LossConfig:
+        if self.dice + self.cross_entropy <= 0:
+            raise ValueError("loss.dice and loss.cross_entropy cannot both be 0")
+        return self
+
+
+class AugmentConfig(Section):
+    """Random changes of a training batch, made on the device; all spatial parts in one resampling."""
+
+    enabled: bool = setting(True, "augment the training slices")
+    spatial: Share = setting(0.5, "probability that a slice is rotated, scaled and shifted")
+    rotate: NonNegative = setting(15.0, "rotation, up to plus or minus", "degrees")
+    scale: tuple[PositiveFloat, PositiveFloat] = setting((0.85, 1.2), "zoom, lowest and highest factor")
+    shift: Share = setting(0.05, "shift, up to plus or minus this share of the side")
+    flip_x: Share = setting(0.0, "probability of a left-right mirror; 0 where left and right are different labels")
+    flip_y: Share = setting(0.0, "probability of a front-back mirror")
+    intensity: Share = setting(0.5, "probability that brightness, contrast, gamma and noise are changed")
+    brightness: NonNegative = setting(0.1, "added value, up to plus or minus", "of the input range")
+    contrast: Annotated[float, Field(ge=0, lt=1)] = setting(0.2, "contrast factor 1 plus or minus")
+    gamma: Annotated[float, Field(ge=0, lt=1)] = setting(0.2, "gamma exponent 1 plus or minus")
+    noise: NonNegative = setting(0.05, "sd of Gaussian noise, at most", "of the input range")
+
+
+class OptimConfig(Section):
+    """Optimiser and schedule."""
+
+    name: Literal["adamw", "sgd"] = setting("adamw", "AdamW, or SGD with Nesterov momentum")
+    lr: PositiveFloat = setting(1e-3, "peak learning rate")
+    weight_decay: NonNegative = setting(1e-2, "weight decay")
+    momentum: Share = setting(0.99, "momentum of SGD")
+    warmup_steps: Count = setting(50, "steps of linear warm-up", "steps")
+    power: NonNegative = setting(0.9, "exponent of the polynomial decay to 0")
+    clip_norm: NonNegative = setting(12.0, "largest gradient norm; 0: no clipping")
+
+
+class SamplingConfig(Section):
+    """Which slices an epoch visits."""
+
+    mode: Literal["all", "foreground", "balanced"] = setting(
+        "foreground",
+        "all: every slice once; foreground: background-only slices are thinned out, drawn anew each epoch; "
+        "balanced: slices with rare structures come more often",
+    )
+    foreground_share: Share = setting(0.8, "mode foreground: at least this share of slices shows a structure")
+
+
+class TrainConfig(Section):
+    """A training run."""
+
+    shards: str | None = setting(None, "folder of shards written by segray ingest")
+    run: str | None = setting(None, "run folder to create")
+    epochs: PositiveInt = setting(50, "passes over the training slices", "epochs")
+    minutes: NonNegative = setting(
+        0.0, "wall-clock limit: the last epoch ends before it, and the schedule fits it; 0: no limit", "minutes"
+    )
+    batch_size: PositiveInt = setting(16, "slices a worker and step", "slices")
+    precision: Literal["bf16", "float32"] = setting("bf16", "arithmetic of the forward pass (autocast)")
+    workers: PositiveInt = setting(1, "training workers; each takes a GPU where there is one")
+    cpus_per_worker: NonNegative = setting(0.0, "CPUs a worker takes; 0: what a node has, less a share for reading", "CPUs")
+    gpu: Literal["auto", "yes", "no"] = setting("auto", "train on GPUs; auto: where the cluster has them")
+    validate_every: PositiveInt = setting(1, "epochs between validations on the held-out cases", "epochs")
+    patience: Count = setting(0, "stop after this many validations without a better Dice; 0: never")
+    max_failures: Count = setting(3, "how often a lost worker or node is replaced from the last checkpoint")
+    mix_mib: PositiveInt = setting(128, "compressed slices kept to be mixed, a worker", "MiB")
+    decode_threads: PositiveInt = setting(2, "threads that decompress slices, a worker", "threads")
+
+
+class PredictConfig(Section):
+    """Mask generation."""
+
+    split: Literal["all", "train", "validation", "test"] = setting(
+        "all", "predict all cases of the folder, or those that the bundle's training put into this split"
+    )
+    batch_slices: Count = setting(0, "slices a forward pass; 0: as many as fit `slab_mib`", "slices")
+    slab_mib: PositiveInt = setting(384, "memory for the scores of a slab of slices", "MiB")
+    precision: Literal["bf16", "float32"] = setting("bf16", "arithmetic of the forward pass (autocast)")
+    predictors: Count = setting(0, "Predictor actors; 0: one a GPU, or one a CPU node")
+    cpus_per_predictor: NonNegative = setting(0.0, "CPUs a Predictor takes; 0: what a node has, less a share for reading", "CPUs")
+    gpu: Literal["auto", "yes", "no"] = setting("auto", "predict on GPUs; auto: where the cluster has them")
+    retry_failed: bool = setting(False, "try the cases again that failed before")
+    overwrite: bool = setting(False, "predict again what is there already")
+
+
+class RayConfig(Section):
+    """The cluster."""
+
+    address: str | None = setting(None, "a running cluster (auto, or host:6379); empty: RAY_ADDRESS, else an embedded Ray")
+    cpus: Count = setting(0, "CPUs of an embedded Ray; 0: all", "CPUs")
+    object_store_mib: Count = setting(0, "object store of an embedded Ray; 0: a fifth of the memory, at most 4096", "MiB")
+    dashboard: bool = setting(False, "start Ray's dashboard (on loopback) with an embedded Ray")
+
+
+class Config(Section):
+    """All settings of segray."""
+
+    seed: Count = setting(0, "seed of order, augmentation and initial weights")
+    ingest: IngestConfig = IngestConfig()
+    net: NetConfig = NetConfig()
+    intensity: IntensityConfig = IntensityConfig()
+    loss: LossConfig = LossConfig()
+    augment: AugmentConfig = AugmentConfig()
+    optim: OptimConfig = OptimConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    train: TrainConfig = TrainConfig()
+    predict: PredictConfig = PredictConfig()
+    ray: RayConfig = RayConfig()
+
+
+def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """The config of a YAML file (or the defaults) with ``key=value`` overrides applied.
+
+    Raises:
+        UsageError: no such file, bad YAML, an unknown key (with the nearest known one) or a value out of range.
+    """
+    tree = _read_yaml(Path(path)) if path is not None else {}
+    for override in overrides:
+        _apply_override(tree, override)
+    return parse_config(tree)
+
+
+def parse_config(tree: dict[str, Any]) -> Config:
+    """Build the typed config of a nested dictionary. Raises UsageError as :func:`load_config`."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise UsageError(_explain(error)) from None
+
+
+def dump_config(config: Config) -> str:
+    """The resolved config as YAML that :func:`load_config` reads back to an equal config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)
+
+
+def known_keys(section: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All dotted keys in order, each with its pydantic field."""
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from known_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"The config {path} cannot be read ({error.strerror}).") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        place = f" at line {where.line + 1}" if where is not None else ""
+        raise UsageError(f"The config {path} is not valid YAML{place}.") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UsageError(f"The config {path} must be a table of settings, such as 'train: {{epochs: 20}}'.")
+    return tree
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    key, sign, text = override.partition("=")
+    if not sign or not key.strip():
+        raise UsageError(f"--set needs key=value, such as --set train.epochs=20; found {override!r}.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {key}: {text!r} is not a YAML value.") from error
+    *parents, last = key.strip().split(".")
+    node = tree
+    for name in parents:
+        child = node.setdefault(name, {})
+        if not isinstance(child, dict):
+            raise UsageError(_unknown(key))
+        node = child
+    node[last] = value
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return _unknown(key)
+    reason = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return f"Setting {key}: {reason}."
+    return f"Setting {key}: {reason[:1].lower()}{reason[1:]}; found {first['input']!r}."
+
+
+def _unknown(key: str) -> str:
+    known = [name for name, _ in known_keys()]
+    sections = sorted({name.rsplit(".", depth)[0] for name in known for depth in range(1, name.count(".") + 1)})
+    near = difflib.get_close_matches(key, known + sections, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]}?" if near else " `segray config` prints all settings."
+    return f"Unknown setting {key}.{hint}"

@@ -1,0 +1,31 @@
+"""The errors that segray raises for its users: one sentence that says what is wrong, one that mends it."""
+
+from __future__ import annotations
+
+
+class SegrayError(Exception):
+    """A wrong input or setting, told to the user in one line; the command ends with ``exit_code``."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, mend: str = "") -> None:
+        super().__init__(f"{message} {mend}".strip())
+        self.message = message
+        self.mend = mend
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.message, self.mend)
+
+
+class UsageError(SegrayError):
+    """The command line or the configuration is wrong (exit code 2)."""
+
+    exit_code = 2
+
+
+class CaseError(SegrayError):
+    """One case cannot be used; it becomes a row with this reason and the run goes on."""
+
+
+def _rebuild(kind: type[SegrayError], message: str, mend: str) -> SegrayError:
+    return kind(message, mend=mend)

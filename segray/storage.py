@@ -1,0 +1,131 @@
+"""Files and folders on a local disk, NFS or an object store, by path or URI, with whole-or-nothing writes."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segray.errors import SegrayError
+
+if TYPE_CHECKING:
+    import pyarrow.fs as pafs
+
+
+def is_remote(uri: str) -> bool:
+    """True for ``s3://bucket/key`` and the like, False for a path or ``file://``."""
+    return "://" in uri and not uri.startswith("file://")
+
+
+def join(base: str, *parts: str) -> str:
+    """``base`` with ``parts`` appended; works for paths and URIs."""
+    return posixpath.join(base, *parts)
+
+
+def absolute(uri: str) -> str:
+    """A path made absolute, so that every node means the same place; a URI unchanged."""
+    if is_remote(uri):
+        return uri.rstrip("/")
+    return os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
+
+
+def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """The pyarrow file system that holds ``uri``, and the path of ``uri`` in it."""
+    import pyarrow.fs as pafs
+
+    if is_remote(uri):
+        fs, path = pafs.FileSystem.from_uri(uri)
+        return fs, path
+    return pafs.LocalFileSystem(), absolute(uri)
+
+
+def exists(uri: str) -> bool:
+    """True if a file or folder lies at ``uri``."""
+    import pyarrow.fs as pafs
+
+    if not is_remote(uri):
+        return os.path.exists(absolute(uri))
+    fs, path = filesystem(uri)
+    return bool(fs.get_file_info(path).type != pafs.FileType.NotFound)
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole file at ``uri``. Raises SegrayError where it cannot be read."""
+    try:
+        if not is_remote(uri):
+            return Path(absolute(uri)).read_bytes()
+        fs, path = filesystem(uri)
+        with fs.open_input_stream(path) as stream:
+            return bytes(stream.read())
+    except OSError as error:
+        raise SegrayError(f"{uri} cannot be read ({error.strerror or error}).") from error
+
+
+def read_text(uri: str) -> str:
+    """The file at ``uri`` as UTF-8 text."""
+    return read_bytes(uri).decode("utf-8")
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Write ``data`` to ``uri`` so that a reader sees the old file or the whole new one, never a part."""
+    if is_remote(uri):
+        fs, path = filesystem(uri)
+        with fs.open_output_stream(path) as stream:
+            stream.write(data)
+        return
+    target = absolute(uri)
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    temporary = f"{os.path.dirname(target)}/.tmp-{uuid.uuid4().hex}"
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, target)
+    except OSError as error:
+        raise SegrayError(f"{uri} cannot be written ({error.strerror or error}).") from error
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def write_text(uri: str, text: str) -> None:
+    """Write ``text`` as UTF-8, whole or not at all."""
+    write_bytes(uri, text.encode("utf-8"))
+
+
+def append_line(uri: str, line: str) -> None:
+    """Append one line and flush it to the disk. Object stores cannot append: there the file is rewritten."""
+    if is_remote(uri):
+        before = read_bytes(uri) if exists(uri) else b""
+        write_bytes(uri, before + line.encode("utf-8") + b"\n")
+        return
+    os.makedirs(os.path.dirname(absolute(uri)), exist_ok=True)
+    with open(absolute(uri), "a", encoding="utf-8") as stream:
+        stream.write(line + "\n")
+
+
+def names(uri: str, suffix: str = "") -> list[str]:
+    """Sorted names of the files and folders directly below ``uri`` that end in ``suffix``; [] if it is not there."""
+    import pyarrow.fs as pafs
+
+    if not is_remote(uri):
+        root = absolute(uri)
+        found = os.listdir(root) if os.path.isdir(root) else []
+    else:
+        fs, path = filesystem(uri)
+        infos = fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+        found = [info.base_name for info in infos]
+    return sorted(name for name in found if name.endswith(suffix))
+
+
+def delete(uri: str) -> None:
+    """Remove the file at ``uri`` if it is there."""
+    if not is_remote(uri):
+        Path(absolute(uri)).unlink(missing_ok=True)
+        return
+    fs, path = filesystem(uri)
+    if exists(uri):
+        fs.delete_file(path)
