@@ -218,3 +218,12 @@ class Case:
     geometry: Geometry
     labels: Volume | None = None
     notes: list[str] = field(default_factory=list)
+
+
+def voxel_statistics(voxels: Volume) -> tuple[float, float]:
+    """Mean and sd over all voxels of a case, before any resampling, summed in float64 slice by slice."""
+    count = max(voxels.size, 1)
+    total = sum(float(plane.sum(dtype=np.float64)) for plane in voxels)
+    mean = total / count
+    square = sum(float(np.square(plane, dtype=np.float64).sum()) for plane in voxels)
+    return mean, float(np.sqrt(max(square / count - mean * mean, 0.0)))
