@@ -1,0 +1,79 @@
+"""What all tests share: the folder of real data, one embedded Ray, and skips that fail in CI."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ALLOWED_SKIPS = ROOT / ".ci" / "allowed_skips.txt"
+
+RAY_ENVIRONMENT = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+}
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of public real cases beside the repository; the test is skipped where it is absent."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("../shared/data is absent")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def embedded_ray() -> Iterator[None]:
+    """One Ray of 4 CPUs for the whole session; mark the tests that use it with ``ray``."""
+    os.environ.update(RAY_ENVIRONMENT)
+    os.environ.pop("RAY_ADDRESS", None)
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=4,
+        object_store_memory=300_000_000,
+        include_dashboard=False,
+        log_to_driver=False,
+    )
+    yield
+    ray.shutdown()
+
+
+def _allowed_reasons() -> set[str]:
+    lines = ALLOWED_SKIPS.read_text(encoding="utf-8").splitlines() if ALLOWED_SKIPS.is_file() else []
+    return {line.strip() for line in lines if line.strip() and not line.startswith("#")}
+
+
+def _fail_unlisted_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Turn a skip into a failure: in CI a test that silently stopped running is a lost test."""
+    if not report.skipped or hasattr(report, "wasxfail") or not isinstance(report.longrepr, tuple):
+        return
+    reason = str(report.longrepr[2]).removeprefix("Skipped: ")
+    if reason not in _allowed_reasons():
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI for a reason that {ALLOWED_SKIPS.name} does not list: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Under CI=true a skipped test fails unless its reason is listed in .ci/allowed_skips.txt."""
+    report = yield
+    if os.environ.get("CI") == "true":
+        _fail_unlisted_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for modules that skip themselves."""
+    report = yield
+    if os.environ.get("CI") == "true":
+        _fail_unlisted_skip(report)
+    return report
