@@ -1,0 +1,1 @@
+"""The torch-only core: augmentation, train step, validation, schedule and Predictor. No Ray here."""

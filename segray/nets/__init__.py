@@ -1,0 +1,1 @@
+"""The U-Net, its losses, input normalisation, and bundles: a network with all that predict needs."""

@@ -1,0 +1,167 @@
+"""Bundles: a trained network with all that predict, evaluate and export need. Two files, no pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import safetensors.torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from segray import storage
+from segray.case import LabelMap
+from segray.config import NetConfig
+from segray.errors import SegrayError, UsageError
+from segray.nets.normalise import Normalisation
+from segray.nets.unet import UNet, build_net
+
+SCHEMA_VERSION = 1
+WEIGHTS = "weights.safetensors"
+DESCRIPTION = "bundle.json"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A network and the recipe around it.
+
+    Attributes:
+        net: the network's config.
+        in_channels: input channels (1: a slice).
+        label_map: what the output channels mean.
+        grid: the in-plane grid, as ``Grid.to_dict`` gives it.
+        normalisation: voxel values to network input.
+        weights: state of the network, float32 on the CPU.
+        plane: the slicing direction.
+        metrics: numbers of the training run, such as the mean Dice of the best epoch.
+        split: case ids by ``train``, ``validation``, ``test``.
+        provenance: where it comes from: run, shards, date.
+        version: the segray that wrote it.
+        bundle_id: short SHA-256 of weights and description; empty before it is saved.
+    """
+
+    net: NetConfig
+    in_channels: int
+    label_map: LabelMap
+    grid: dict[str, Any]
+    normalisation: Normalisation
+    weights: Mapping[str, Tensor]
+    plane: str = "axial"
+    metrics: dict[str, Any] = field(default_factory=dict)
+    split: dict[str, list[str]] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    version: str = ""
+    bundle_id: str = ""
+
+    def network(self) -> UNet:
+        """The network with its weights, on the CPU, in inference mode. Raises UsageError where they do not fit."""
+        net = build_net(self.net, self.in_channels, self.label_map.channels)
+        try:
+            net.load_state_dict(dict(self.weights))
+        except RuntimeError as error:
+            raise UsageError(
+                f"The weights of the bundle do not fit its network ({str(error).splitlines()[-1].strip()}).",
+                mend="Copy the whole bundle folder again.",
+            ) from error
+        return net.eval()
+
+
+def save_bundle(
+    folder: str,
+    network: nn.Module,
+    *,
+    net: NetConfig,
+    label_map: LabelMap,
+    grid: dict[str, Any],
+    normalisation: Normalisation,
+    in_channels: int = 1,
+    plane: str = "axial",
+    metrics: dict[str, Any] | None = None,
+    split: Mapping[str, list[str]] | None = None,
+    provenance: dict[str, Any] | None = None,
+) -> str:
+    """Write a bundle to a folder (path or URI) and return its id; a half-written bundle is never accepted.
+
+    The description goes last and names the SHA-256 of the weights, so that a reader takes both files or none.
+    """
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    data = safetensors.torch.save(weights)
+    description = {
+        "schema_version": SCHEMA_VERSION,
+        "segray_version": version("segray"),
+        "net": net.model_dump(mode="json"),
+        "in_channels": in_channels,
+        "label_map": dict(label_map.values),
+        "grid": grid,
+        "normalisation": normalisation.to_dict(),
+        "plane": plane,
+        "metrics": metrics or {},
+        "split": dict(split or {}),
+        "provenance": provenance or {},
+        "weights_sha256": hashlib.sha256(data).hexdigest(),
+    }
+    text = json.dumps(description, indent=1)
+    storage.delete(storage.join(folder, DESCRIPTION))
+    storage.write_bytes(storage.join(folder, WEIGHTS), data)
+    storage.write_text(storage.join(folder, DESCRIPTION), text)
+    return _identity(data, text)
+
+
+def load_bundle(folder: str) -> Bundle:
+    """Read a bundle from a folder (path or URI). Raises UsageError: no bundle, a damaged one, or a newer schema."""
+    text, data = _read_files(folder)
+    try:
+        table = json.loads(text)
+        schema = int(table["schema_version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder, f"{DESCRIPTION} is not readable: {error}") from error
+    if schema > SCHEMA_VERSION:
+        raise UsageError(f"The bundle {folder} was written by a newer segray.", mend="Update segray.")
+    if hashlib.sha256(data).hexdigest() != table.get("weights_sha256"):
+        raise _damaged(folder, f"{WEIGHTS} is not the file that {DESCRIPTION} names")
+    try:
+        return Bundle(
+            net=NetConfig.model_validate(table["net"]),
+            in_channels=int(table["in_channels"]),
+            label_map=LabelMap({str(name): int(value) for name, value in table["label_map"].items()}),
+            grid=dict(table["grid"]),
+            normalisation=Normalisation.from_dict(table["normalisation"]),
+            weights=safetensors.torch.load(data),
+            plane=str(table["plane"]),
+            metrics=dict(table["metrics"]),
+            split={str(name): [str(case) for case in cases] for name, cases in table["split"].items()},
+            provenance=dict(table["provenance"]),
+            version=str(table["segray_version"]),
+            bundle_id=_identity(data, text),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, ValidationError, SafetensorError) as error:
+        raise _damaged(folder, f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+
+
+def _read_files(folder: str) -> tuple[str, bytes]:
+    for name in (DESCRIPTION, WEIGHTS):
+        if not storage.exists(storage.join(folder, name)):
+            raise UsageError(
+                f"{folder} is no bundle: it holds no {name}.",
+                mend="Give the folder that training left, such as runs/first/bundle.",
+            )
+    try:
+        text = storage.read_text(storage.join(folder, DESCRIPTION))
+        return text, storage.read_bytes(storage.join(folder, WEIGHTS))
+    except UnicodeDecodeError as error:
+        raise _damaged(folder, f"{DESCRIPTION} is not text") from error
+    except SegrayError as error:
+        raise UsageError(error.message, mend=error.mend) from error
+
+
+def _damaged(folder: str, reason: str) -> UsageError:
+    return UsageError(f"The bundle {folder} is damaged ({reason}).", mend="Copy it again, or train again.")
+
+
+def _identity(data: bytes, text: str) -> str:
+    return hashlib.sha256(data + text.encode("utf-8")).hexdigest()[:12]

@@ -1,0 +1,109 @@
+"""Soft Dice and cross entropy in one differentiable function that holds a single tensor of the logits' size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from segray.config import LossConfig
+
+SMOOTH = 1e-5
+"""Added to both sides of the Dice fraction, as MONAI and nnU-Net do."""
+
+
+@dataclass(frozen=True)
+class LossParts:
+    """The loss and what it is the weighted sum of; scalars (float32 tensors) on the device of the logits.
+
+    Attributes:
+        total: ``dice * weight + cross_entropy * weight``, to be differentiated.
+        dice: 1 - mean soft Dice over the structures present, detached.
+        cross_entropy: mean over pixels in nats, detached.
+    """
+
+    total: Tensor
+    dice: Tensor
+    cross_entropy: Tensor
+
+
+def segmentation_loss(logits: Tensor, labels: Tensor, config: LossConfig) -> LossParts:
+    """Weighted sum of batch Dice and cross entropy.
+
+    Dice is taken over the pixels of the whole batch (batch Dice of nnU-Net, Isensee et al. 2021) of the softmax, and
+    averaged over the structures that the batch shows. A structure that is absent has no Dice: its fraction would be
+    ``SMOOTH / (predicted + SMOOTH)``, near 0 with a gradient that explodes as the prediction becomes right. The cross
+    entropy alone teaches where it is not. The background counts only with ``config.dice_background``.
+
+    Args:
+        logits: (n, L, H, W), any float type; fastest in channels_last.
+        labels: (n, H, W) channel indices below L, any integer type.
+        config: the weights.
+    """
+    pixels = logits.permute(0, 2, 3, 1).reshape(-1, logits.shape[1])
+    first = 0 if config.dice_background else 1
+    total, dice, entropy = _DiceCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        pixels, labels.reshape(-1).long(), first, config.dice, config.cross_entropy
+    )
+    return LossParts(total, dice, entropy)
+
+
+class _DiceCrossEntropy(torch.autograd.Function):
+    """(P, L) logits, (P) labels -> total, Dice loss, cross entropy; its gradient in closed form.
+
+    With p = softmax(logits), y the label of a pixel, I_l, S_l, T_l the overlap, predicted and true sums of label l,
+    D_l = (2 I_l + s) / (S_l + T_l + s), and the Dice loss 1 - mean D_l:
+    dLoss/dp_l(x) = a_l [y(x) = l] + b_l with a_l = -2 / (n (S_l + T_l + s)), b_l = D_l / (n (S_l + T_l + s)),
+    and through the softmax p_l (g_l - sum_k p_k g_k).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, pixels: Tensor, labels: Tensor, first: int, dice_weight: float, entropy_weight: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        wide = pixels if pixels.dtype == torch.float64 else pixels.float()
+        probabilities = torch.softmax(wide, dim=1)
+        picked = probabilities.gather(1, labels[:, None])[:, 0]
+        channels = pixels.shape[1]
+        truth = torch.bincount(labels, minlength=channels).to(wide.dtype)
+        overlap = torch.zeros_like(truth).index_add_(0, labels, picked)
+        bottom = probabilities.sum(0) + truth + SMOOTH
+        score = (2.0 * overlap + SMOOTH) / bottom
+        present = truth > 0
+        present[:first] = False
+        share = present.to(wide.dtype) / present.sum().clamp(min=1)
+        dice = (share * (1.0 - score)).sum()
+        entropy = -(_log_of_picked(wide, picked, labels)).mean()
+        ctx.save_for_backward(probabilities, picked, labels, -2.0 * share / bottom, share * score / bottom)
+        ctx.weights = dice_weight, entropy_weight
+        ctx.source_dtype = pixels.dtype
+        ctx.mark_non_differentiable(dice, entropy)
+        return dice_weight * dice + entropy_weight * entropy, dice, entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor, _dice: Tensor, _entropy: Tensor) -> tuple[Tensor | None, ...]:
+        probabilities, picked, labels, at_truth, everywhere = ctx.saved_tensors
+        dice_weight, entropy_weight = ctx.weights
+        per_pixel = upstream * entropy_weight / labels.numel()
+        own = (upstream * dice_weight * at_truth)[labels] * picked
+        everywhere = upstream * dice_weight * everywhere
+        inner = torch.mv(probabilities, everywhere) + own
+        gradient = everywhere + per_pixel - inner[:, None]
+        gradient *= probabilities
+        gradient.scatter_add_(1, labels[:, None], (own - per_pixel)[:, None])
+        return gradient.to(ctx.source_dtype), None, None, None, None
+
+
+def _log_of_picked(logits: Tensor, picked: Tensor, labels: Tensor) -> Tensor:
+    """log of the true label's probability; exact also where the probability rounds to 0."""
+    tiny = torch.finfo(picked.dtype).tiny
+    logs = picked.clamp(min=tiny).log()
+    lost = picked < 1e-30
+    if not logits.is_cuda and not bool(lost.any()):
+        return logs
+    exact = logits.gather(1, labels[:, None])[:, 0] - logits.logsumexp(1)
+    return torch.where(lost, exact, logs)

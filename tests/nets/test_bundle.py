@@ -1,0 +1,101 @@
+"""Bundles: round trip, identity, and damaged folders told in words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from segray.case import LabelMap
+from segray.config import NetConfig
+from segray.errors import UsageError
+from segray.nets.bundle import load_bundle, save_bundle
+from segray.nets.normalise import Normalisation
+from segray.nets.unet import build_net
+
+NET = NetConfig(features=[4, 8])
+LABELS = LabelMap({"liver": 5, "spleen": 9})
+GRID = {"mode": "native", "size": [16, 16], "spacing": None, "fill": -1024.0}
+SPLIT = {"train": ["a", "b"], "validation": ["c"], "test": []}
+
+
+def _save(folder: Path, seed: int = 0) -> tuple[str, torch.nn.Module]:
+    torch.manual_seed(seed)
+    network = build_net(NET, 1, LABELS.channels)
+    bundle_id = save_bundle(
+        str(folder), network, net=NET, label_map=LABELS, grid=GRID, normalisation=Normalisation("window"),
+        metrics={"dice": 0.9}, split=SPLIT, provenance={"run": "r"},
+    )  # fmt: skip
+    return bundle_id, network
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    bundle_id, network = _save(tmp_path)
+    bundle = load_bundle(str(tmp_path))
+    assert (bundle.net, bundle.label_map, bundle.grid, bundle.split) == (NET, LABELS, GRID, SPLIT)
+    assert (bundle.metrics, bundle.provenance, bundle.plane) == ({"dice": 0.9}, {"run": "r"}, "axial")
+    assert bundle.bundle_id == bundle_id
+    assert bundle.version
+    x = torch.randn(1, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(bundle.network()(x), network.eval()(x))
+
+
+def test_channels_last_weights_are_saved(tmp_path: Path) -> None:
+    network = build_net(NET, 1, 3).to(memory_format=torch.channels_last)
+    save_bundle(str(tmp_path), network, net=NET, label_map=LABELS, grid=GRID, normalisation=Normalisation("window"))
+    found = load_bundle(str(tmp_path)).weights
+    assert all(torch.equal(found[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_identity_follows_the_weights(tmp_path: Path) -> None:
+    assert _save(tmp_path / "a")[0] == _save(tmp_path / "b")[0]
+    assert _save(tmp_path / "a")[0] != _save(tmp_path / "c", seed=1)[0]
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "weights.safetensors"])
+def test_missing_file_is_told(tmp_path: Path, name: str) -> None:
+    _save(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(UsageError, match=f"no bundle: it holds no {name}"):
+        load_bundle(str(tmp_path))
+
+
+def test_weights_of_another_bundle_are_refused(tmp_path: Path) -> None:
+    _save(tmp_path / "a")
+    _save(tmp_path / "b", seed=1)
+    (tmp_path / "a" / "weights.safetensors").write_bytes((tmp_path / "b" / "weights.safetensors").read_bytes())
+    with pytest.raises(UsageError, match="damaged"):
+        load_bundle(str(tmp_path / "a"))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "\udcff", '{"schema_version": 1}'])
+def test_damaged_description_is_told(tmp_path: Path, text: str) -> None:
+    _save(tmp_path)
+    (tmp_path / "bundle.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UsageError, match="damaged"):
+        load_bundle(str(tmp_path))
+
+
+def test_missing_entry_and_newer_schema_are_told(tmp_path: Path) -> None:
+    _save(tmp_path)
+    path = tmp_path / "bundle.json"
+    table = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in table.items() if k != "grid"}))
+    with pytest.raises(UsageError, match="grid"):
+        load_bundle(str(tmp_path))
+    path.write_text(json.dumps(table | {"schema_version": 99}))
+    with pytest.raises(UsageError, match="newer"):
+        load_bundle(str(tmp_path))
+
+
+def test_weights_that_do_not_fit_the_network_are_told(tmp_path: Path) -> None:
+    _save(tmp_path)
+    path = tmp_path / "bundle.json"
+    table = json.loads(path.read_text())
+    table["net"]["features"] = [8, 8]
+    path.write_text(json.dumps(table))
+    with pytest.raises(UsageError, match="do not fit"):
+        load_bundle(str(tmp_path)).network()

@@ -1,0 +1,60 @@
+"""Normalisation: three modes against numpy, and the round trip through plain types."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from segray.config import IntensityConfig
+from segray.errors import UsageError
+from segray.nets.normalise import Normalisation
+
+IMAGES = np.array([[[-1024, -200], [40, 3000]], [[0, 1], [2, 3]]], dtype=np.int16)
+MEAN, SD = torch.tensor([10.0, 1.5]), torch.tensor([200.0, 0.5])
+
+
+def _apply(normalisation: Normalisation, images: np.ndarray = IMAGES) -> np.ndarray:
+    return normalisation.apply(torch.from_numpy(images), MEAN, SD).numpy()
+
+
+def test_window_goes_to_minus_one_and_one() -> None:
+    found = _apply(Normalisation.from_config(IntensityConfig(window=(-200.0, 200.0))))
+    assert found.shape == (2, 1, 2, 2)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found[:, 0], np.clip(IMAGES, -200, 200) / 200.0)
+
+
+def test_foreground_clips_then_scores() -> None:
+    normalisation = Normalisation.from_config(IntensityConfig(mode="foreground"), lo=-150, hi=250, mean=50, sd=80)
+    np.testing.assert_allclose(_apply(normalisation)[:, 0], (np.clip(IMAGES, -150, 250) - 50) / 80, rtol=1e-6)
+    assert normalisation.span == pytest.approx(5.0)
+
+
+def test_case_scores_each_slice_by_its_case() -> None:
+    found = _apply(Normalisation.from_config(IntensityConfig(mode="case")))
+    np.testing.assert_allclose(found[0, 0], (IMAGES[0] - 10) / 200, rtol=1e-5)
+    np.testing.assert_allclose(found[1, 0], (IMAGES[1] - 1.5) / 0.5, rtol=1e-5)
+
+
+def test_float_input_is_not_changed() -> None:
+    images = IMAGES.astype(np.float32)
+    before = images.copy()
+    _apply(Normalisation("window"), images)
+    np.testing.assert_array_equal(images, before)
+
+
+def test_dictionary_round_trip() -> None:
+    normalisation = Normalisation("foreground", -1.0, 2.0, 0.5, 0.25)
+    assert Normalisation.from_dict(normalisation.to_dict()) == normalisation
+
+
+@pytest.mark.parametrize("table", [{}, {"mode": "window"}, {"mode": "other", "lo": 0, "hi": 1, "mean": 0, "sd": 1}])
+def test_bad_dictionary_is_told(table: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match="normalisation"):
+        Normalisation.from_dict(table)
+
+
+def test_flat_foreground_is_refused() -> None:
+    with pytest.raises(UsageError, match="spread"):
+        Normalisation.from_config(IntensityConfig(mode="foreground"), lo=3, hi=3, mean=3, sd=0)
