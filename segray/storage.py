@@ -63,6 +63,19 @@ def read_bytes(uri: str) -> bytes:
         raise SegrayError(f"{uri} cannot be read ({error.strerror or error}).") from error
 
 
+def read_head(uri: str, count: int) -> bytes:
+    """At most the first ``count`` bytes of the file at ``uri``. Raises SegrayError where it cannot be read."""
+    try:
+        if not is_remote(uri):
+            with open(absolute(uri), "rb") as local:
+                return local.read(count)
+        fs, path = filesystem(uri)
+        with fs.open_input_stream(path) as stream:
+            return bytes(stream.read(count))
+    except OSError as error:
+        raise SegrayError(f"{uri} cannot be read ({error.strerror or error}).") from error
+
+
 def read_text(uri: str) -> str:
     """The file at ``uri`` as UTF-8 text."""
     return read_bytes(uri).decode("utf-8")
@@ -76,9 +89,9 @@ def write_bytes(uri: str, data: bytes) -> None:
             stream.write(data)
         return
     target = absolute(uri)
-    os.makedirs(os.path.dirname(target), exist_ok=True)
     temporary = f"{os.path.dirname(target)}/.tmp-{uuid.uuid4().hex}"
     try:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
         with open(temporary, "wb") as stream:
             stream.write(data)
             stream.flush()
@@ -102,9 +115,12 @@ def append_line(uri: str, line: str) -> None:
         before = read_bytes(uri) if exists(uri) else b""
         write_bytes(uri, before + line.encode("utf-8") + b"\n")
         return
-    os.makedirs(os.path.dirname(absolute(uri)), exist_ok=True)
-    with open(absolute(uri), "a", encoding="utf-8") as stream:
-        stream.write(line + "\n")
+    try:
+        os.makedirs(os.path.dirname(absolute(uri)), exist_ok=True)
+        with open(absolute(uri), "a", encoding="utf-8") as stream:
+            stream.write(line + "\n")
+    except OSError as error:
+        raise SegrayError(f"{uri} cannot be written ({error.strerror or error}).") from error
 
 
 def names(uri: str, suffix: str = "") -> list[str]:

@@ -1,0 +1,154 @@
+"""storage: whole-or-nothing writes, paths and URIs, listing, appending."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from segray import storage
+from segray.errors import SegrayError
+
+
+def test_a_write_replaces_the_file_and_makes_its_folder(tmp_path: Path) -> None:
+    target = str(tmp_path / "a" / "b" / "file.bin")
+    storage.write_bytes(target, b"old")
+    storage.write_bytes(target, b"new")
+    assert storage.read_bytes(target) == b"new"
+    assert storage.names(str(tmp_path / "a" / "b")) == ["file.bin"]
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_a_failing_write_leaves_the_old_file_and_no_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    target = tmp_path / "file.bin"
+    storage.write_bytes(str(target), b"old")
+
+    def no_space(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, failing, no_space)
+    with pytest.raises(SegrayError, match=r"file\.bin cannot be written \(No space left on device\)"):
+        storage.write_bytes(str(target), b"new" * 1000)
+    assert target.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file.bin"]
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_no_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "file.bin"
+    storage.write_bytes(str(target), b"old")
+
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        storage.write_bytes(str(target), b"new")
+    assert target.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file.bin"]
+
+
+def test_writing_below_a_file_says_so_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SegrayError, match="cannot be written"):
+        storage.write_bytes(str(tmp_path / "file" / "below"), b"")
+    with pytest.raises(SegrayError, match="cannot be written"):
+        storage.append_line(str(tmp_path / "file" / "below"), "")
+
+
+def test_reading_what_is_not_there_says_so_in_words(tmp_path: Path) -> None:
+    with pytest.raises(SegrayError, match="cannot be read"):
+        storage.read_bytes(str(tmp_path / "none"))
+
+
+def test_text_goes_out_and_in_as_utf8(tmp_path: Path) -> None:
+    target = str(tmp_path / "text.txt")
+    storage.write_text(target, "Größe: 3 mm²\n")
+    assert storage.read_text(target) == "Größe: 3 mm²\n"
+    assert storage.read_bytes(target).decode("utf-8").startswith("Größe")
+
+
+def test_lines_are_appended(tmp_path: Path) -> None:
+    target = str(tmp_path / "new" / "ledger.jsonl")
+    storage.append_line(target, '{"case": 1}')
+    storage.append_line(target, '{"case": 2}')
+    assert storage.read_text(target) == '{"case": 1}\n{"case": 2}\n'
+
+
+def test_names_are_sorted_and_filtered(tmp_path: Path) -> None:
+    for name in ("b.csv", "a.csv", "c.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder").mkdir()
+    assert storage.names(str(tmp_path)) == ["a.csv", "b.csv", "c.txt", "folder"]
+    assert storage.names(str(tmp_path), ".csv") == ["a.csv", "b.csv"]
+    assert storage.names(str(tmp_path / "none")) == []
+
+
+def test_delete_removes_and_forgives(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.touch()
+    storage.delete(str(target))
+    storage.delete(str(target))
+    assert not storage.exists(str(target))
+
+
+def test_file_uris_are_local_paths(tmp_path: Path) -> None:
+    uri = f"file://{tmp_path}/folder/file.txt"
+    storage.write_text(uri, "x")
+    storage.append_line(uri, "y")
+    assert (tmp_path / "folder" / "file.txt").read_text(encoding="utf-8") == "xy\n"
+    assert storage.exists(uri)
+    assert storage.names(f"file://{tmp_path}/folder") == ["file.txt"]
+    assert not storage.is_remote(uri)
+
+
+def test_paths_become_absolute_and_uris_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert storage.absolute("run/../shards") == f"{tmp_path}/shards"
+    assert storage.absolute("~/shards") == "/home/someone/shards"
+    assert storage.absolute("s3://bucket/shards/") == "s3://bucket/shards"
+    assert storage.join("s3://bucket/run", "bundle", "bundle.json") == "s3://bucket/run/bundle/bundle.json"
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An object store as pyarrow sees one: every access goes through a pyarrow file system, rooted in ``tmp_path``."""
+    import pyarrow.fs as pafs
+
+    fs = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
+
+    def open_uri(uri: str) -> tuple[pafs.FileSystem, str]:
+        return fs, uri.removeprefix("s3://")
+
+    monkeypatch.setattr(storage, "filesystem", open_uri)
+    (tmp_path / "bucket").mkdir()
+    return "s3://bucket"
+
+
+def test_an_object_store_takes_the_same_calls(bucket: str, tmp_path: Path) -> None:
+    uri = storage.join(bucket, "ledger.jsonl")
+    assert not storage.exists(uri)
+    storage.append_line(uri, "one")
+    storage.append_line(uri, "two")
+    storage.write_text(storage.join(bucket, "a.csv"), "z")
+    assert storage.read_text(uri) == "one\ntwo\n"
+    assert storage.names(bucket) == ["a.csv", "ledger.jsonl"]
+    assert storage.names(bucket, ".csv") == ["a.csv"]
+    assert storage.names("s3://bucket/none") == []
+    assert (tmp_path / "bucket" / "a.csv").read_text(encoding="utf-8") == "z"
+    storage.delete(uri)
+    storage.delete(uri)
+    assert not storage.exists(uri)
+
+
+def test_a_missing_object_says_so_in_words(bucket: str) -> None:
+    with pytest.raises(SegrayError, match="cannot be read"):
+        storage.read_bytes(storage.join(bucket, "none"))
+
+
+def test_filesystem_gives_pyarrows_view(tmp_path: Path) -> None:
+    fs, path = storage.filesystem(f"file://{tmp_path}")
+    assert fs.type_name == "local"
+    assert path == str(tmp_path)
