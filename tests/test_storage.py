@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from segray import storage
 from segray.errors import SegrayError
 

@@ -1,0 +1,91 @@
+"""The commands answer --help at once and load neither torch nor ray for it."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+
+from segray import cli
+
+LIMIT_S = 0.4 * float(os.environ.get("SEGRAY_TEST_SLACK", "1"))
+"""Wall-clock limit of a --help; SEGRAY_TEST_SLACK stretches it where the machine is shared with others."""
+
+HEAVY = ("torch", "ray", "monai", "pandas", "matplotlib", "scipy", "pyarrow", "blosc2")
+
+COMMANDS = sorted(
+    command.name or command.callback.__name__ for command in cli.app.registered_commands if command.callback is not None
+)
+
+
+def run_segray(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A fresh process, as a user starts it."""
+    program = "import sys; from segray.cli import main; sys.argv[0] = 'segray'; sys.exit(main())"
+    return subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+
+
+def modules_after(statement: str) -> list[str]:
+    """The heavy modules that a fresh process holds after ``statement``."""
+    program = f"import sys\n{statement}\nprint(*[m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_the_commands_are_those_that_users_know() -> None:
+    assert set(COMMANDS) >= {"ingest", "train", "predict", "evaluate", "report", "config", "phantoms", "demo"}
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_answers_at_once(command: str) -> None:
+    arguments = [command, "--help"] if command else ["--help"]
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        done = run_segray(*arguments)
+        seconds.append(time.perf_counter() - started)
+        assert done.returncode == 0, done.stderr
+        assert "Usage" in done.stdout
+    assert statistics.median(seconds) < LIMIT_S
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_teaches_by_example(command: str) -> None:
+    done = run_segray(command, "--help")
+    assert f"segray {command} " in done.stdout.replace("Usage: segray", "") or "Example" in done.stdout
+
+
+def test_importing_segray_loads_nothing_heavy() -> None:
+    assert modules_after("import segray") == []
+
+
+def test_importing_the_commands_loads_nothing_heavy() -> None:
+    assert modules_after("import segray.cli") == []
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_loads_nothing_heavy(command: str) -> None:
+    arguments = [command, "--help"] if command else ["--help"]
+    statement = (
+        f"import io, contextlib\nsys.argv = {['segray', *arguments]!r}\nfrom segray.cli import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()):\n"
+        "    try:\n        main()\n    except SystemExit as end:\n        assert not end.code, end.code"
+    )
+    assert modules_after(statement) == []
+
+
+def test_an_unknown_command_is_wrong_usage() -> None:
+    done = run_segray("segment")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "segment" in done.stderr
+
+
+def test_an_unknown_setting_is_said_in_one_line() -> None:
+    done = run_segray("train", "--set", "train.epoch=3")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "Did you mean train.epochs?" in " ".join((done.stderr + done.stdout).split())
