@@ -135,7 +135,7 @@ def test_a_key_like_no_other_points_to_the_list() -> None:
 
 
 def test_a_key_below_a_value_is_unknown() -> None:
-    with pytest.raises(UsageError, match="Unknown setting train.epochs.more"):
+    with pytest.raises(UsageError, match=r"Unknown setting train\.epochs\.more"):
         load_config(None, ["train.epochs=3", "train.epochs.more=1"])
 
 
