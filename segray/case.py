@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -70,7 +71,9 @@ class Geometry:
     @property
     def _flips(self) -> tuple[slice, slice, slice]:
         """For (z, y, x): the slices that turn the file's direction into LPS, and back."""
-        signs = [self._orientation[axis, 1] * LPS_SIGNS[world] for axis, world in zip(self._order, (2, 1, 0), strict=True)]
+        signs = [
+            self._orientation[axis, 1] * LPS_SIGNS[world] for axis, world in zip(self._order, (2, 1, 0), strict=True)
+        ]
         z, y, x = (slice(None, None, 1 if sign > 0 else -1) for sign in signs)
         return z, y, x
 
@@ -104,6 +107,25 @@ class Geometry:
             if flip.step < 0:
                 matrix[:3, 3] += column * (self.shape[axis] - 1)
         return matrix
+
+    def to_json(self) -> str:
+        """All fields as text; floats keep every bit."""
+        header = None if self.header is None else base64.b64encode(self.header).decode("ascii")
+        fields = {
+            "affine": self.affine.tolist(),
+            "shape": self.shape,
+            "stored_shape": self.stored_shape,
+            "header": header,
+        }
+        return json.dumps(fields)
+
+    @classmethod
+    def from_json(cls, text: str) -> Geometry:
+        """The inverse of :meth:`to_json`."""
+        fields = json.loads(text)
+        i, j, k = fields["shape"]
+        header = None if fields["header"] is None else base64.b64decode(fields["header"])
+        return cls(np.array(fields["affine"], dtype=np.float64), (i, j, k), tuple(fields["stored_shape"]), header)
 
     def to_lps(self, stored: Volume) -> Volume:
         """View a (i, j, k) array of the file as (z, y, x) in LPS; no copy."""

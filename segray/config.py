@@ -174,7 +174,9 @@ class TrainConfig(Section):
     batch_size: PositiveInt = setting(16, "slices a worker and step", "slices")
     precision: Literal["bf16", "float32"] = setting("bf16", "arithmetic of the forward pass (autocast)")
     workers: PositiveInt = setting(1, "training workers; each takes a GPU where there is one")
-    cpus_per_worker: NonNegative = setting(0.0, "CPUs a worker takes; 0: what a node has, less a share for reading", "CPUs")
+    cpus_per_worker: NonNegative = setting(
+        0.0, "CPUs a worker takes; 0: what a node has, less a share for reading", "CPUs"
+    )
     gpu: Literal["auto", "yes", "no"] = setting("auto", "train on GPUs; auto: where the cluster has them")
     validate_every: PositiveInt = setting(1, "epochs between validations on the held-out cases", "epochs")
     patience: Count = setting(0, "stop after this many validations without a better Dice; 0: never")
@@ -193,18 +195,34 @@ class PredictConfig(Section):
     slab_mib: PositiveInt = setting(384, "memory for the scores of a slab of slices", "MiB")
     precision: Literal["bf16", "float32"] = setting("bf16", "arithmetic of the forward pass (autocast)")
     predictors: Count = setting(0, "Predictor actors; 0: one a GPU, or one a CPU node")
-    cpus_per_predictor: NonNegative = setting(0.0, "CPUs a Predictor takes; 0: what a node has, less a share for reading", "CPUs")
+    cpus_per_predictor: NonNegative = setting(
+        0.0, "CPUs a Predictor takes; 0: what a node has, less a share for reading", "CPUs"
+    )
     gpu: Literal["auto", "yes", "no"] = setting("auto", "predict on GPUs; auto: where the cluster has them")
     retry_failed: bool = setting(False, "try the cases again that failed before")
     overwrite: bool = setting(False, "predict again what is there already")
 
 
+class EvaluateConfig(Section):
+    """Masks against true labels."""
+
+    split: Literal["held-out", "all", "train", "validation", "test"] = setting(
+        "held-out",
+        "measure the cases that training has not seen (where all were seen: all of them, and it is said), all cases, "
+        "or one split",
+    )
+
+
 class RayConfig(Section):
     """The cluster."""
 
-    address: str | None = setting(None, "a running cluster (auto, or host:6379); empty: RAY_ADDRESS, else an embedded Ray")
+    address: str | None = setting(
+        None, "a running cluster (auto, or host:6379); empty: RAY_ADDRESS, else an embedded Ray"
+    )
     cpus: Count = setting(0, "CPUs of an embedded Ray; 0: all", "CPUs")
-    object_store_mib: Count = setting(0, "object store of an embedded Ray; 0: a fifth of the memory, at most 4096", "MiB")
+    object_store_mib: Count = setting(
+        0, "object store of an embedded Ray; 0: a fifth of the memory, at most 4096", "MiB"
+    )
     dashboard: bool = setting(False, "start Ray's dashboard (on loopback) with an embedded Ray")
 
 
@@ -221,6 +239,7 @@ class Config(Section):
     sampling: SamplingConfig = SamplingConfig()
     train: TrainConfig = TrainConfig()
     predict: PredictConfig = PredictConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
     ray: RayConfig = RayConfig()
 
 

@@ -1,0 +1,223 @@
+"""The commands: parse, build the config, call one pipeline, print."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from segray.errors import SegrayError
+
+if TYPE_CHECKING:
+    from segray.config import Config
+
+SOME_FAILED = 3
+"""Exit code of a command that finished while some cases failed."""
+
+app = typer.Typer(
+    name="segray",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="CT archives to trained U-Nets and to masks, on Ray.\n\n"
+    "A whole way: `segray ingest scans shards`, `segray train config.yaml`, "
+    "`segray predict runs/one scans predictions`, `segray evaluate predictions scans`, "
+    "`segray report runs/one --predictions predictions`.\n\n"
+    "Exit codes: 0 all done; 1 an error; 2 wrong usage; 3 finished, but some cases failed.",
+)
+
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: --set train.epochs=20.")
+]
+ConfigFile = Annotated[str | None, typer.Option("--config", metavar="FILE", help="A YAML config.")]
+
+
+def _config(path: str | None, overrides: list[str] | None, **named: str | None) -> Config:
+    from segray.config import load_config
+
+    extra = [f"{key.replace('__', '.')}={value}" for key, value in named.items() if value is not None]
+    return load_config(path, [*(overrides or []), *extra])
+
+
+@app.command()
+def ingest(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="The folder of cases.")],
+    destination: Annotated[
+        str, typer.Argument(metavar="DST", help="The folder of shards to write or bring up to date.")
+    ],
+    config: ConfigFile = None,
+    overrides: Set = None,
+) -> None:
+    """Read cases and write shards: one Parquet part a case, and a manifest.
+
+    Run again it writes only what is missing or changed. Broken cases are listed in DST/failures.csv.
+
+    Example: `segray ingest scans shards --set ingest.grid.spacing=[1.5,1.5]`
+    """
+    from segray.cli_display import CaseLine, print_ingest
+    from segray.pipelines.ingest import ingest as run
+
+    settings = _config(config, overrides)
+    with CaseLine("ingest") as line:
+        summary = run(source, destination, settings, watcher=line)
+    print_ingest(summary)
+    raise typer.Exit(SOME_FAILED if summary.failed else 0)
+
+
+@app.command()
+def train(
+    config: Annotated[str | None, typer.Argument(metavar="CONFIG", help="A YAML config.")] = None,
+    shards: Annotated[str | None, typer.Option(metavar="FOLDER", help="Shards; overrides train.shards.")] = None,
+    run: Annotated[str | None, typer.Option(metavar="FOLDER", help="Run folder; overrides train.run.")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
+    overrides: Set = None,
+) -> None:
+    """Train a U-Net on shards; leaves a run folder with a bundle.
+
+    Example: `segray train examples/hippocampus2d.yaml --shards shards --run runs/one --set train.epochs=20`
+
+    Go on after an interruption: `segray train --resume runs/one`
+    """
+    from segray.cli_display import TrainLine, print_train
+    from segray.pipelines.train import train as start
+
+    settings = _config(config, overrides, train__shards=shards, train__run=run)
+    with TrainLine() as line:
+        summary = start(settings, resume=resume, watcher=line)
+    print_train(summary)
+
+
+@app.command()
+def predict(
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle, or the run folder that holds it.")],
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A folder of cases, or one NIfTI file.")],
+    destination: Annotated[str, typer.Argument(metavar="DST", help="The prediction folder.")],
+    config: ConfigFile = None,
+    overrides: Set = None,
+) -> None:
+    """Write a mask for every case, on the case's own grid, with volumes and mean HU.
+
+    Run again it does only what is missing. Example: `segray predict runs/one scans predictions`
+
+    Only the cases held out in training: `--set predict.split=validation`
+    """
+    from segray.cli_display import CaseLine, print_predict
+    from segray.pipelines.predict import predict as run
+
+    settings = _config(config, overrides)
+    with CaseLine("predict") as line:
+        summary = run(bundle, source, destination, settings, watcher=line)
+    print_predict(summary)
+    raise typer.Exit(SOME_FAILED if summary.failed else 0)
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[str, typer.Argument(metavar="PREDICTIONS", help="A folder written by segray predict.")],
+    truth: Annotated[str, typer.Argument(metavar="TRUTH", help="The folder of cases with their labels.")],
+    config: ConfigFile = None,
+    overrides: Set = None,
+) -> None:
+    """Compare masks with the true labels: Dice, IoU, precision, recall, volume error per structure and case.
+
+    Example: `segray evaluate predictions scans`
+    """
+    from segray.cli_display import CaseLine, print_evaluate
+    from segray.pipelines.evaluate import evaluate as run
+
+    settings = _config(config, overrides)
+    with CaseLine("evaluate") as line:
+        summary = run(predictions, truth, settings, watcher=line)
+    print_evaluate(summary)
+    raise typer.Exit(SOME_FAILED if summary.failed else 0)
+
+
+@app.command()
+def report(
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="A run folder or a prediction folder.")],
+    predictions: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="A prediction folder to show with the run.")
+    ] = None,
+) -> None:
+    """Draw curves, Dice, volumes and overlays into FOLDER/plots and one FOLDER/index.html.
+
+    Example: `segray report runs/one --predictions predictions`
+    """
+    from segray.cli_display import print_paths
+    from segray.report.api import report as draw
+
+    print_paths(report=draw(folder, predictions=predictions))
+
+
+@app.command()
+def phantoms(
+    destination: Annotated[str, typer.Argument(metavar="DST", help="The folder to write.")],
+    cases: Annotated[int, typer.Option(min=1, help="How many cases.")] = 12,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the anatomy.")] = 0,
+) -> None:
+    """Make CT phantoms as NIfTI files in the TotalSegmentator layout, to try segray without data.
+
+    Example: `segray phantoms phantoms --cases 12`
+    """
+    from segray.cli_display import print_paths
+    from segray.phantoms import make_phantoms
+
+    made = make_phantoms(destination, cases=cases, seed=seed, broken=False)
+    print_paths(cases=f"{len(made)} in {destination}")
+
+
+@app.command()
+def demo(
+    data: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Your folder of labelled cases; empty: phantoms are made.")
+    ] = None,
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Where all results go.")] = "demo",
+    overrides: Set = None,
+) -> None:
+    """The whole way on one machine: ingest, train, predict, evaluate, report.
+
+    Example: `segray demo`, or on your own cases `segray demo --data scans --out demo-scans`
+    """
+    from segray.cli_display import run_demo
+
+    raise typer.Exit(SOME_FAILED if run_demo(data, out, overrides or []) else 0)
+
+
+@app.command()
+def config(
+    path: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="Show the values of this YAML config.")] = None,
+    overrides: Set = None,
+    as_yaml: Annotated[bool, typer.Option("--yaml", help="Print the resolved config as YAML.")] = False,
+) -> None:
+    """Print every setting with its value, unit and meaning.
+
+    Example: `segray config`, or `segray config my.yaml --yaml`
+    """
+    from segray.cli_display import print_settings
+    from segray.config import dump_config
+
+    settings = _config(path, overrides)
+    if as_yaml:
+        typer.echo(dump_config(settings), nl=False)
+    else:
+        print_settings(settings)
+
+
+def main() -> None:
+    """Run the command line; an error is one line on stderr and an exit code, never a traceback."""
+    sys.exit(_guarded(app))
+
+
+def _guarded(command: Callable[[], object]) -> int:
+    try:
+        command()
+    except SegrayError as error:
+        typer.echo(f"segray: {error}", err=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        typer.echo("segray: interrupted; the same command goes on where it stopped.", err=True)
+        return 130
+    return 0

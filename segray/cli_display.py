@@ -1,0 +1,192 @@
+"""What the commands print: progress lines and closing summaries."""
+
+from __future__ import annotations
+
+import json
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from segray.config import Config
+    from segray.pipelines.evaluate import EvaluateSummary
+    from segray.pipelines.ingest import IngestSummary
+    from segray.pipelines.predict import PredictSummary
+    from segray.pipelines.train import TrainSummary
+
+console = Console(highlight=False)
+
+PLAIN_EVERY_S = 15.0
+"""Where the output is no terminal, a progress line comes this often."""
+
+FAILURES_SHOWN = 5
+
+
+class _Line:
+    """A progress bar on a terminal; now and then a plain line elsewhere."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._progress = Progress(
+            TextColumn(f"[bold]{title}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=1)
+        self._plain_at = time.monotonic()
+
+    def show(self, done: float, total: float, text: str) -> None:
+        """Move the bar to ``done`` of ``total`` and show ``text`` behind it."""
+        self._progress.update(self._task, completed=done, total=total, description=escape(text))
+        if not console.is_terminal and time.monotonic() - self._plain_at > PLAIN_EVERY_S:
+            self._plain_at = time.monotonic()
+            console.print(escape(f"{self._title} {done:.0f}/{total:.0f} {text}"))
+
+    def __enter__(self) -> Any:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+
+class CaseLine(_Line):
+    """Progress over cases; a watcher of ingest, predict and evaluate."""
+
+    def __call__(self, row: dict[str, Any], done: int, total: int) -> None:
+        """Take the row of a finished case."""
+        self.show(done, total, str(row.get("case_id", "")))
+
+
+class TrainLine(_Line):
+    """Progress of a training; a watcher of train."""
+
+    def __init__(self) -> None:
+        super().__init__("train")
+
+    def __call__(self, facts: dict[str, Any]) -> None:
+        """Take the content of the run's progress.json."""
+        if not facts:
+            return
+        done = (facts["epoch"] - 1) * facts["steps"] + facts["step"]
+        dice = "" if facts["dice"] is None else f"  best Dice {facts['dice']:.3f}"
+        epoch, speed = f"epoch {facts['epoch']}/{facts['epochs']}", f"{facts['slices_per_s']:.1f} slices/s"
+        text = f"{epoch}  loss {facts['loss']:.3f}{dice}  {speed}"
+        self.show(done, facts["epochs"] * facts["steps"], text)
+
+
+def print_paths(**paths: str) -> None:
+    """A line for each named path."""
+    for name, path in paths.items():
+        console.print(f"[bold]{name}[/bold]  {escape(path)}", soft_wrap=True)
+
+
+def print_failures(failed: list[tuple[str, str]], where: str) -> None:
+    """Say how many cases failed, the first reasons, and where all of them are."""
+    if not failed:
+        return
+    console.print(f"[yellow]{len(failed)} case{'s' * (len(failed) > 1)} failed[/yellow]; reasons in {escape(where)}")
+    for case_id, reason in failed[:FAILURES_SHOWN]:
+        console.print(f"  {escape(case_id)}: {escape(reason)}", soft_wrap=True)
+
+
+def print_ingest(summary: IngestSummary) -> None:
+    """The outcome of an ingest."""
+    for note in summary.notes:
+        console.print(escape(note), soft_wrap=True)
+    split = ", ".join(f"{count} {name}" for name, count in summary.split.items() if count)
+    print_paths(
+        shards=f"{summary.folder}  ({summary.cases} cases: {split}; {summary.slices} slices; {summary.written} written)"
+    )
+    print_failures(summary.failed, f"{summary.folder}/failures.csv")
+
+
+def print_train(summary: TrainSummary) -> None:
+    """The outcome of a training."""
+    dice = "no validation cases" if summary.best_dice is None else f"validation Dice {summary.best_dice:.4f}"
+    print_paths(run=summary.run, bundle=f"{summary.bundle}  (epoch {summary.best_epoch} of {summary.epochs}, {dice})")
+
+
+def print_predict(summary: PredictSummary) -> None:
+    """The outcome of a prediction."""
+    print_paths(masks=f"{summary.folder}/masks  ({summary.done} of {summary.cases} cases, {summary.new} new)")
+    print_failures(summary.failed, f"{summary.folder}/cases.csv")
+
+
+def print_evaluate(summary: EvaluateSummary) -> None:
+    """The Dice of every structure and the mean."""
+    for note in summary.notes:
+        console.print(escape(note), soft_wrap=True)
+    table = Table(title=f"Dice over {summary.cases} cases", title_justify="left")
+    for name, justify in (
+        ("structure", "left"),
+        ("mean", "right"),
+        ("median", "right"),
+        ("min", "right"),
+        ("cases", "right"),
+    ):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for row in summary.structures:
+        numbers = [_number(row[f"dice_{key}"]) for key in ("mean", "median", "min")]
+        table.add_row(escape(str(row["structure"])), *numbers, str(row["cases"]))
+    console.print(table)
+    console.print(f"[bold]mean Dice {_number(summary.mean_dice)}[/bold]")
+    print_paths(tables=f"{summary.folder}/metrics.csv, {summary.folder}/summary.csv")
+    print_failures(summary.failed, f"{summary.folder}/evaluation.json")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or value != value else f"{value:.4f}"
+
+
+def print_settings(config: Config) -> None:
+    """Every setting with its value, unit and meaning."""
+    from segray.config import known_keys
+
+    tree = config.model_dump(mode="json")
+    for key, field in known_keys():
+        value: Any = tree
+        for part in key.split("."):
+            value = value[part]
+        unit = (field.json_schema_extra or {}).get("unit", "")
+        shown = "" if value is None else json.dumps(value)
+        console.print(f"[bold]{key}[/bold] = {escape(shown)} {escape(unit)}".rstrip(), soft_wrap=True)
+        console.print(f"    {escape(field.description or '')}", soft_wrap=True)
+
+
+def run_demo(data: str | None, out: str, overrides: list[str]) -> int:
+    """The whole way; returns the number of cases that failed."""
+    from segray.pipelines.demo import Demo
+
+    demo = Demo(data, out, overrides)
+    with demo.session():
+        console.rule("ingest")
+        with CaseLine("ingest") as line:
+            ingested = demo.ingest(line)
+        print_ingest(ingested)
+        console.rule("train")
+        with TrainLine() as curve:
+            print_train(demo.train(curve))
+        console.rule("predict")
+        with CaseLine("predict") as line:
+            predicted = demo.predict(line)
+        print_predict(predicted)
+        console.rule("evaluate")
+        with CaseLine("evaluate") as line:
+            evaluated = demo.evaluate(line)
+        print_evaluate(evaluated)
+    console.rule("report")
+    print_paths(masks=f"{predicted.folder}/masks", report=demo.report())
+    return len({case_id for case_id, _ in (*ingested.failed, *predicted.failed)})

@@ -1,0 +1,32 @@
+"""Cases grouped by the memory they need, so that Ray admits only as many at once as fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from segray.pipelines.runtime import MIB, nodes
+
+Item = TypeVar("Item")
+
+SMALLEST_CLASS = 512 * MIB
+
+
+def memory_classes(items: Sequence[Item], bytes_of: Callable[[Item], int]) -> list[tuple[int, list[Item]]]:
+    """Group ``items`` into classes of memory that double, the largest first.
+
+    Every task of a class declares the class's memory to Ray (``memory=``), so a small case waits for no
+    memory that only a large one needs. A class never declares more than the largest node has: such a task
+    would wait for ever.
+
+    Returns:
+        (bytes to declare, items, largest first) for each class.
+    """
+    ceiling = int(max(node.memory for node in nodes()) * 0.95)
+    classes: dict[int, list[Item]] = {}
+    for item in sorted(items, key=bytes_of, reverse=True):
+        declared = SMALLEST_CLASS
+        while declared < bytes_of(item):
+            declared *= 2
+        classes.setdefault(min(declared, ceiling), []).append(item)
+    return sorted(classes.items(), reverse=True)

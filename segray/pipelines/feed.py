@@ -1,0 +1,128 @@
+"""The batches of a worker's epochs: streamed by Ray Data, mixed, decoded ahead of the step."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import pyarrow as pa
+
+from segray.config import Config
+from segray.pipelines.runtime import MIB
+from segray.pipelines.stream import VISITS_A_PASS, spans_of, stream_tables
+from segray.shards.index import SliceIndex, Visit
+from segray.shards.order import batch_sizes, epoch_slices, plan_epoch, split_visits, steps_of_epoch
+from segray.shards.reader import CompressedSlice, Mixer, SliceBatch, decode_batch, slices_of
+
+BATCHES_AHEAD = 3
+
+Item = TypeVar("Item")
+
+
+def steps_a_worker(index: SliceIndex, config: Config, world: int) -> int:
+    """Steps of an epoch, the same for every worker."""
+    return steps_of_epoch(epoch_slices(index, config.sampling), config.train.batch_size, world)
+
+
+class EpochFeed:
+    """One worker's part of the epochs after ``done``.
+
+    Epochs are strung together into one Ray Data execution as far as they fit, since each start costs a second.
+    The order depends on the seed and the epoch alone, so a resumed run sees what the undisturbed one would have.
+
+    Args:
+        folder: the shard folder.
+        index: its slices.
+        config: seed, sampling, batch size, mixing buffer, threads.
+        rank: of this worker.
+        world: number of workers.
+        done: epochs that are finished.
+    """
+
+    def __init__(self, folder: str, index: SliceIndex, config: Config, rank: int, world: int, done: int) -> None:
+        self._folder, self._index, self._config = folder, index, config
+        self._rank, self._world = rank, world
+        self._steps = steps_a_worker(index, config, world)
+        self._bytes_a_row = sum(part.bytes for part in index.parts) / max(index.part.size, 1)
+        self._next = done + 1
+        self._counts: list[int] = []
+        self._rows: Iterator[CompressedSlice] = iter(())
+
+    def epoch(self, epoch: int) -> Iterator[SliceBatch]:
+        """The batches of the next epoch; epochs come in their order."""
+        if not self._counts:
+            self._begin_pass()
+        if epoch != self._next:
+            raise ValueError(f"epoch {epoch} was asked for, {self._next} is next")
+        self._next += 1
+        count = self._counts.pop(0)
+        mixer = Mixer(self._config.train.mix_mib * MIB, (self._config.seed, epoch, self._rank))
+        mixed = mixer.mix(take(self._rows, count))
+        threads = self._config.train.decode_threads
+        groups = (list(take(mixed, size)) for size in batch_sizes(count, self._steps))
+        yield from ahead((decode_batch(group, threads) for group in groups), BATCHES_AHEAD)
+
+    def _begin_pass(self) -> None:
+        visits: list[Visit] = []
+        epoch = self._next
+        while epoch <= self._config.train.epochs and (not visits or len(visits) < VISITS_A_PASS):
+            mine = split_visits(
+                plan_epoch(self._index, self._config.sampling, self._config.seed, epoch), self._rank, self._world
+            )
+            visits += mine
+            self._counts.append(sum(len(visit.rows) for visit in mine))
+            epoch += 1
+        tables = stream_tables(self._folder, spans_of(visits, self._bytes_a_row))
+        self._rows = _rows_of(tables)
+
+
+def _rows_of(tables: Iterable[pa.Table]) -> Iterator[CompressedSlice]:
+    for table in tables:
+        yield from slices_of(table)
+
+
+def take(items: Iterator[Item], count: int) -> Iterator[Item]:
+    """The next ``count`` items; unlike islice it leaves the rest untouched when it ends."""
+    for _ in range(count):
+        yield next(items)
+
+
+def ahead(items: Iterator[Item], count: int) -> Iterator[Item]:
+    """The same items, made by a thread up to ``count`` before they are asked for; its errors are raised here."""
+    ready: queue.Queue[tuple[bool, Item | BaseException | None]] = queue.Queue(count)
+    stop = threading.Event()
+
+    def put(entry: tuple[bool, Item | BaseException | None]) -> None:
+        while not stop.is_set():
+            try:
+                ready.put(entry, timeout=0.2)
+            except queue.Full:
+                continue
+            return
+
+    def make() -> None:
+        try:
+            for item in items:
+                put((True, item))
+                if stop.is_set():
+                    return
+            put((False, None))
+        except BaseException as error:
+            put((False, error))
+
+    thread = threading.Thread(target=make, daemon=True, name="ahead")
+    thread.start()
+    try:
+        while True:
+            more, item = ready.get()
+            if more:
+                yield item  # type: ignore[misc]
+            elif isinstance(item, BaseException):
+                raise item
+            else:
+                return
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,83 @@
+"""The headers of all cases, read in parallel: shape, spacing and memory before any voxel is touched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from segray import formats
+from segray.formats.source import CaseSource
+from segray.pipelines.predict_stages import reason_for
+from segray.pipelines.runtime import READ_TASK_CPUS
+
+CASES_A_TASK = 16
+TASKS_AT_MOST = 512
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A case whose header was read.
+
+    Attributes:
+        source: the case.
+        size: (z, y, x) voxels.
+        spacing: (z, y, x) mm.
+        voxel_bytes: bytes of the voxels in memory.
+        label_values: the values in its label volume, where they were asked for.
+    """
+
+    source: CaseSource
+    size: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    voxel_bytes: int
+    label_values: tuple[int, ...] = ()
+
+
+def read_headers(
+    cases: Sequence[CaseSource], *, with_label_values: bool = False
+) -> tuple[list[Planned], list[tuple[CaseSource, str]]]:
+    """Read the headers of ``cases`` in parallel.
+
+    Returns:
+        the planned cases in the order given, and those that cannot be read with the reason in words.
+    """
+    tasks = min(max(1, len(cases) // CASES_A_TASK), TASKS_AT_MOST)
+    items = [{"number": number, "source": case.to_json()} for number, case in enumerate(cases)]
+    dataset = ray.data.from_items(items, override_num_blocks=tasks).map(
+        read_header_row, fn_kwargs={"with_label_values": with_label_values}, num_cpus=READ_TASK_CPUS
+    )
+    planned, broken = [], []
+    for row in sorted(dataset.take_all(), key=lambda row: int(row["number"])):
+        source = cases[int(row["number"])]
+        if row["reason"]:
+            broken.append((source, str(row["reason"])))
+        else:
+            planned.append(_planned(source, json.loads(row["header"])))
+    return planned, broken
+
+
+def _planned(source: CaseSource, header: dict[str, Any]) -> Planned:
+    z, y, x = header["size"]
+    dz, dy, dx = header["spacing"]
+    return Planned(source, (z, y, x), (dz, dy, dx), int(header["voxel_bytes"]), tuple(header["label_values"]))
+
+
+def read_header_row(row: dict[str, Any], *, with_label_values: bool) -> dict[str, Any]:
+    """One case's header as JSON, or the reason why there is none."""
+    source = CaseSource.from_json(row["source"])
+    try:
+        header = formats.read_header(source)
+        values = formats.label_values(source) if with_label_values and source.labels else []
+        found = {
+            "size": header.size,
+            "spacing": header.spacing,
+            "voxel_bytes": header.voxel_bytes,
+            "label_values": values,
+        }
+        return {"number": row["number"], "reason": "", "header": json.dumps(found)}
+    except Exception as error:
+        return {"number": row["number"], "reason": reason_for(error), "header": ""}

@@ -1,0 +1,276 @@
+"""From a folder of cases to shards, in parallel over cases on Ray Data."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import ray
+from ray.data import DataContext
+
+from segray import formats, storage
+from segray.case import Case, LabelMap, voxel_statistics
+from segray.config import Config
+from segray.errors import CaseError, UsageError
+from segray.formats.source import CaseSource
+from segray.grid import Grid, fill_value, resolve_grid
+from segray.pipelines.admission import memory_classes
+from segray.pipelines.headers import Planned, read_headers
+from segray.pipelines.predict_stages import reason_for
+from segray.pipelines.runtime import MIB, ray_session
+from segray.resample import image_to_grid, labels_to_grid
+from segray.shards.index import build_index
+from segray.shards.manifest import INDEX, MANIFEST, SPLITS, Manifest, PartEntry, case_intensity, pool_intensity
+from segray.shards.split import split_cases
+from segray.shards.writer import CaseSlices, PartFacts, part_name, read_part_facts, write_part
+
+FAILURES = "failures.csv"
+INGEST_TASK_CPUS = 1.0
+
+Watcher = Callable[[dict[str, Any], int, int], None]
+Failure = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class IngestSummary:
+    """What an ingest left.
+
+    Attributes:
+        folder: the shard folder.
+        cases: cases in the shards.
+        slices: their slices.
+        written: parts written by this call; the others were there.
+        split: number of cases in train, validation, test.
+        notes: what was understood of the folder.
+        failed: (case id or file, reason) of what is not in the shards.
+    """
+
+    folder: str
+    cases: int
+    slices: int
+    written: int
+    split: dict[str, int]
+    notes: list[str]
+    failed: list[Failure]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How cases become slices; a part made by another recipe is made again."""
+
+    label_map: dict[str, int]
+    grid: dict[str, Any]
+    overlap: str
+    rows_per_group: int
+    codec: str
+    level: int
+
+    @property
+    def hash(self) -> str:
+        """Short SHA-256 of the recipe."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode("utf-8")).hexdigest()[:16]
+
+
+def ingest(source: str, destination: str, config: Config, *, watcher: Watcher | None = None) -> IngestSummary:
+    """Write shards for the labelled cases of ``source``; run again, only what is missing or changed.
+
+    The manifest is written last: killed at any moment, a reader sees the shards as they were before.
+
+    Args:
+        source: the folder of cases.
+        destination: the shard folder (path or URI).
+        config: section ``ingest``.
+        watcher: told of every case.
+
+    Raises:
+        UsageError: no labelled case was found, or none could be read.
+    """
+    folder = storage.absolute(destination)
+    discovery = formats.discover(source, config.ingest)
+    failed = list(discovery.problems)
+    with ray_session(config.ray):
+        cases = [case for case in discovery.cases if case.has_labels]
+        planned, broken = read_headers(cases, with_label_values=discovery.label_map is None)
+        failed += [(case.case_id, reason) for case, reason in broken]
+        if not planned:
+            raise UsageError(_nothing_left(source, failed), mend="Name a folder of labelled cases.")
+        label_map, notes = _label_map(discovery.label_map, planned)
+        recipe = _recipe(config, label_map, planned)
+        facts, new, more = _make_parts(planned, recipe, folder, watcher)
+        failed += more
+    if not facts:
+        raise UsageError(_nothing_left(source, failed), mend="Name a folder of labelled cases.")
+    owners = {case.source.case_id: case.source.patient for case in planned}
+    manifest = _close(folder, facts, owners, recipe, label_map, config)
+    _write_failures(folder, failed)
+    split = {name: len(manifest.cases(name)) for name in SPLITS}
+    notes = [*discovery.notes, *notes]
+    return IngestSummary(folder, len(manifest.parts), manifest.slices, new, split, notes, failed)
+
+
+def _nothing_left(source: str, failed: Sequence[Failure]) -> str:
+    why = f" {len(failed)} failed, the first ({failed[0][0]}): {failed[0][1]}" if failed else ""
+    return f"{source} holds no labelled case that can be read.{why}"
+
+
+def _label_map(known: LabelMap | None, planned: Sequence[Planned]) -> tuple[LabelMap, list[str]]:
+    if known is not None:
+        return known, []
+    values = sorted({value for case in planned for value in case.label_values if value})
+    if not values:
+        raise UsageError("All label volumes are empty.", mend="Check the labels/ folder.")
+    named = {f"label_{value}": value for value in values}
+    note = f"Nothing names the labels, so the values {values} found in the files are called {', '.join(named)}; "
+    return LabelMap(named), [note + "give ingest.labels={name: value, ...} to name them."]
+
+
+def _recipe(config: Config, label_map: LabelMap, planned: Sequence[Planned]) -> Recipe:
+    settings = config.ingest
+    grid = resolve_grid(settings.grid, [(case.size, case.spacing) for case in planned])
+    return Recipe(
+        dict(label_map.values),
+        grid.to_dict(),
+        settings.overlap,
+        settings.rows_per_group,
+        settings.codec,
+        settings.level,
+    )
+
+
+def _make_parts(
+    planned: Sequence[Planned], recipe: Recipe, folder: str, watcher: Watcher | None
+) -> tuple[list[PartFacts], int, list[Failure]]:
+    """The facts of all parts, kept or written; the number written; the failures."""
+    facts: list[PartFacts] = []
+    failed: list[Failure] = []
+    written = done = 0
+    for declared, group in memory_classes(planned, bytes_needed):
+        for row in _run(group, declared, recipe, folder):
+            done += 1
+            made = read_part_facts(folder, row["case_id"]) if not row["reason"] else None
+            if made is not None:
+                facts.append(made)
+                written += int(row["written"])
+            else:
+                failed.append((row["case_id"], row["reason"] or "The part that was written cannot be read."))
+            if watcher is not None:
+                watcher(row, done, len(planned))
+    return sorted(facts, key=lambda part: part.case_id), written, sorted(failed)
+
+
+def bytes_needed(case: Planned) -> int:
+    """Memory to ingest a case: file, voxels, labels and their slices on the grid."""
+    return case.voxel_bytes * 6 + 256 * MIB
+
+
+def _run(group: Sequence[Planned], declared: int, recipe: Recipe, folder: str) -> Iterator[dict[str, Any]]:
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    with DataContext.current(context):
+        items = [{"source": case.source.to_json()} for case in group]
+        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
+            ingest_row, fn_args=(recipe, folder), num_cpus=INGEST_TASK_CPUS, memory=declared
+        )
+    yield from dataset.iter_rows()
+
+
+def ingest_row(row: dict[str, Any], recipe: Recipe, folder: str) -> dict[str, Any]:
+    """Bring the part of one case up to date; a failure is a reason in the row, never an error."""
+    source = CaseSource.from_json(row["source"])
+    try:
+        written, reason = ingest_case(source, recipe, folder), ""
+    except Exception as error:
+        written, reason = False, reason_for(error)
+    return {"case_id": source.case_id, "reason": reason, "written": written}
+
+
+def ingest_case(source: CaseSource, recipe: Recipe, folder: str) -> bool:
+    """Write the part of a case unless it is there as its files and the recipe say. Returns whether it was written.
+
+    Raises CaseError where the case cannot be used.
+    """
+    fingerprint = source.fingerprint()
+    before = read_part_facts(folder, source.case_id)
+    if before is not None and (before.fingerprint, before.recipe) == (fingerprint, recipe.hash):
+        return False
+    label_map = LabelMap(recipe.label_map)
+    case = formats.read_case(source, label_map, overlap=recipe.overlap)
+    slices = slices_of_case(case, label_map, Grid.from_dict(recipe.grid), fingerprint, recipe.hash)
+    write_part(folder, slices, rows_per_group=recipe.rows_per_group, codec=recipe.codec, level=recipe.level)  # type: ignore[arg-type]
+    return True
+
+
+def slices_of_case(case: Case, label_map: LabelMap, grid: Grid, fingerprint: str, recipe: str) -> CaseSlices:
+    """A case on the grid. Raises CaseError where it has no labels."""
+    if case.labels is None:
+        raise CaseError("The case has no labels.")
+    indices = label_map.to_index(case.labels)
+    mean, sd = voxel_statistics(case.voxels)
+    intensity = case_intensity(case.voxels, indices, zlib.crc32(case.case_id.encode("utf-8")))
+    filled = replace(grid, fill=fill_value(case.voxels))
+    images, placement = image_to_grid(case.voxels, case.geometry.spacing, filled)
+    labels = labels_to_grid(indices, placement, filled)
+    return CaseSlices(
+        case_id=case.case_id,
+        images=np.ascontiguousarray(images),
+        labels=np.ascontiguousarray(labels),
+        spacing=(case.geometry.spacing[0], *placement.spacing),
+        z_first=float(case.geometry.lps_affine[2, 3]),
+        mean=mean,
+        sd=sd,
+        intensity=intensity,
+        fingerprint=fingerprint,
+        recipe=recipe,
+        notes=case.notes,
+    )
+
+
+def _close(
+    folder: str,
+    facts: Sequence[PartFacts],
+    owners: dict[str, str],
+    recipe: Recipe,
+    label_map: LabelMap,
+    config: Config,
+) -> Manifest:
+    """Index, then manifest, then the removal of parts that no longer belong."""
+    split = split_cases({part.case_id: owners[part.case_id] for part in facts}, config.ingest.split)
+    parts = [
+        PartEntry(
+            part.case_id,
+            owners[part.case_id],
+            split[part.case_id],
+            part.file,
+            part.bytes,
+            part.slices,
+            part.fingerprint,
+            part.recipe,
+            part.notes,
+        )
+        for part in facts
+    ]
+    trained = [part.intensity for part in facts if split[part.case_id] == "train"]
+    manifest = Manifest(label_map, Grid.from_dict(recipe.grid), pool_intensity(trained), parts, asdict(recipe))
+    storage.write_bytes(storage.join(folder, INDEX), build_index(folder, parts))
+    storage.write_text(storage.join(folder, "label_map.json"), label_map.to_json())
+    storage.write_text(storage.join(folder, MANIFEST), manifest.to_json())
+    wanted = {part_name(part.case_id) for part in facts}
+    for name in storage.names(folder, ".parquet"):
+        if name.startswith("part-") and name not in wanted:
+            storage.delete(storage.join(folder, name))
+    return manifest
+
+
+def _write_failures(folder: str, failed: Sequence[Failure]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("case_id", "reason"))
+    writer.writerows(failed)
+    storage.write_text(storage.join(folder, FAILURES), text.getvalue())

@@ -1,0 +1,136 @@
+"""The files of a training run: config, tables of steps and epochs, history, progress, log."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from segray import storage
+from segray.errors import UsageError
+
+METRICS = "metrics.csv"
+STEPS = "steps.csv"
+HISTORY = "history.json"
+PROGRESS = "progress.json"
+CONFIG = "config.yaml"
+LOG = "run.log"
+BUNDLE = "bundle"
+CHECKPOINTS = "checkpoints"
+
+PROGRESS_EVERY_S = 1.0
+
+STEP_COLUMNS = (
+    "epoch",
+    "step",
+    "loss",
+    "dice_loss",
+    "cross_entropy",
+    "grad_norm",
+    "lr",
+    "slices",
+    "step_s",
+    "data_wait_s",
+)
+
+
+class RunFolder:
+    """The run folder at ``path`` (a path on a shared disk, or a URI); every write is whole or not at all."""
+
+    def __init__(self, path: str) -> None:
+        self.path = storage.absolute(path)
+        self._steps: list[Sequence[Any]] = []
+        self._progress_at = 0.0
+
+    def file(self, name: str) -> str:
+        """The path of a file of the run."""
+        return storage.join(self.path, name)
+
+    @property
+    def exists(self) -> bool:
+        """True where a run has been started in the folder."""
+        return storage.exists(self.file(CONFIG))
+
+    def begin(self, config_yaml: str) -> None:
+        """Start a run. Raises UsageError where the folder holds one already, since Ray would silently go on with it."""
+        if self.exists:
+            raise UsageError(
+                f"{self.path} holds a run already.",
+                mend=f"Go on with it by `segray train --resume {self.path}`, or name another folder by --run.",
+            )
+        storage.write_text(self.file(CONFIG), config_yaml)
+
+    def log(self, text: str) -> None:
+        """A line with the time in ``run.log``."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        storage.append_line(self.file(LOG), f"{now} {text}")
+
+    def rewind(self, epoch: int) -> None:
+        """Drop the rows of epochs after ``epoch``: a run that lost a worker makes them again."""
+        for name in (METRICS, STEPS):
+            rows = self.rows(name)
+            kept = [row for row in rows if int(row["epoch"]) <= epoch]
+            if len(kept) < len(rows):
+                self._write_rows(name, list(rows[0]), [list(row.values()) for row in kept])
+
+    def rows(self, name: str) -> list[dict[str, str]]:
+        """The rows of a CSV file of the run; [] where it is not there yet."""
+        if not storage.exists(self.file(name)):
+            return []
+        return list(csv.DictReader(io.StringIO(storage.read_text(self.file(name)))))
+
+    def _write_rows(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+        storage.write_text(self.file(name), text.getvalue())
+
+    def add_step(self, row: Sequence[Any]) -> None:
+        """Keep a row of :data:`STEP_COLUMNS` until :meth:`add_epoch` writes it."""
+        self._steps.append(row)
+
+    def add_epoch(self, row: Mapping[str, Any]) -> None:
+        """Append an epoch to ``metrics.csv`` and the waiting steps to ``steps.csv``."""
+        self._append(METRICS, list(row), [list(row.values())])
+        self._append(STEPS, list(STEP_COLUMNS), self._steps)
+        self._steps = []
+
+    def _append(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        if not storage.exists(self.file(name)):
+            writer.writerow(columns)
+        writer.writerows(rows)
+        if text.getvalue():
+            storage.append_line(self.file(name), text.getvalue().removesuffix("\n"))
+
+    def history(self) -> dict[str, Any]:
+        """The content of ``history.json``; {} where it is not there yet."""
+        if not storage.exists(self.file(HISTORY)):
+            return {}
+        found: dict[str, Any] = json.loads(storage.read_text(self.file(HISTORY)))
+        return found
+
+    def write_history(self, **changes: Any) -> None:
+        """Set keys of ``history.json``."""
+        storage.write_text(self.file(HISTORY), json.dumps(self.history() | changes, indent=1))
+
+    def show_progress(self, *, force: bool = False, **facts: Any) -> None:
+        """Write ``progress.json`` for whoever watches, at most once a second; on a local disk only."""
+        now = time.monotonic()
+        if storage.is_remote(self.path) or (not force and now - self._progress_at < PROGRESS_EVERY_S):
+            return
+        self._progress_at = now
+        storage.write_text(self.file(PROGRESS), json.dumps(facts))
+
+    def progress(self) -> dict[str, Any]:
+        """What :meth:`show_progress` wrote last; {} before."""
+        if storage.is_remote(self.path) or not storage.exists(self.file(PROGRESS)):
+            return {}
+        found: dict[str, Any] = json.loads(storage.read_text(self.file(PROGRESS)))
+        return found

@@ -1,0 +1,149 @@
+"""A running cluster or an embedded Ray, and how its CPUs and GPUs are shared out."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+
+from segray.config import RayConfig
+from segray.errors import SegrayError
+
+MIB = 1024 * 1024
+
+READ_TASK_CPUS = 0.25
+"""CPUs that a task declares which only moves compressed bytes."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One living node: logical CPUs, GPUs and memory in bytes."""
+
+    node_id: str
+    cpus: float
+    gpus: float
+    memory: float
+
+
+@dataclass(frozen=True)
+class WorkerShape:
+    """What one training worker or Predictor takes of its node."""
+
+    cpus: float
+    gpus: float
+
+    @property
+    def threads(self) -> int:
+        """Threads for torch: Ray sets OMP_NUM_THREADS to 1 otherwise, which halves a step."""
+        return max(1, round(self.cpus + 0.01))
+
+
+@contextmanager
+def ray_session(config: RayConfig) -> Iterator[None]:
+    """Use the Ray that is running (in this process, or at an address), or embed one for the time of the block."""
+    if ray.is_initialized():
+        quiet_data()
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    if address:
+        _connect(address)
+    else:
+        _embed(config)
+    quiet_data()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise SegrayError(
+            f"No Ray cluster answers at {address} ({str(error).splitlines()[0]}).",
+            mend="Start one with `ray up cluster.yaml`, or leave ray.address empty for an embedded Ray.",
+        ) from error
+
+
+def _embed(config: RayConfig) -> None:
+    cpus = config.cpus or len(os.sched_getaffinity(0))
+    ray.init(
+        num_cpus=cpus,
+        object_store_memory=_object_store_bytes(config.object_store_mib),
+        include_dashboard=config.dashboard,
+        dashboard_host="127.0.0.1",
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def _object_store_bytes(mib: int) -> int:
+    if mib:
+        return mib * MIB
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    shm = os.statvfs("/dev/shm") if os.path.isdir("/dev/shm") else None  # noqa: S108
+    free = shm.f_bavail * shm.f_frsize if shm else total
+    return int(max(min(0.2 * total, 4096 * MIB, 0.8 * free), 128 * MIB))
+
+
+def quiet_data() -> None:
+    """Turn off Ray Data's own progress bars and chatter: segray shows its own line."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray.data", "ray.train", "ray.tune", "ray"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def nodes() -> list[Node]:
+    """The living nodes that can take work, the largest first."""
+    found = []
+    for entry in ray.nodes():
+        resources = entry["Resources"]
+        if entry["Alive"] and resources.get("CPU", 0) > 0:
+            found.append(
+                Node(entry["NodeID"], resources["CPU"], resources.get("GPU", 0.0), resources.get("memory", 0.0))
+            )
+    if not found:
+        raise SegrayError("The cluster has no node with a free CPU.", mend="See `ray status`.")
+    return sorted(found, key=lambda node: (-node.gpus, -node.cpus, node.node_id))
+
+
+def worker_shape(workers: int, cpus: float, gpu: str) -> WorkerShape:
+    """How much each of ``workers`` takes: a GPU each where there are enough, else an even part of the CPUs.
+
+    A share of every node's CPUs is left for the tasks that read. On CPU nodes the shape is so large that
+    no node takes more workers than its part, which spreads them without STRICT_SPREAD.
+
+    Raises:
+        SegrayError: ``gpu`` is "yes" and the cluster has fewer GPUs than workers.
+    """
+    living = nodes()
+    total_gpus = sum(node.gpus for node in living)
+    if gpu == "yes" and total_gpus < workers:
+        raise SegrayError(
+            f"{workers} workers need {workers} GPUs, and the cluster has {total_gpus:.0f}.",
+            mend="Lower the workers, or set gpu=auto.",
+        )
+    if gpu != "no" and total_gpus >= workers:
+        hosts = [node for node in living if node.gpus]
+        share = min(node.cpus / node.gpus for node in hosts)
+        return WorkerShape(cpus or max(0.5, round(share * 0.5, 2)), 1.0)
+    per_node = -(-workers // len(living))
+    used = living[: -(-workers // per_node)]
+    smallest = min(node.cpus for node in used)
+    return WorkerShape(cpus or max(0.1, round((smallest - reading_share(smallest)) / per_node, 2)), 0.0)
+
+
+def reading_share(cpus: float) -> float:
+    """CPUs of a node that are left for reading and writing."""
+    return max(0.5, 0.1 * cpus)

@@ -1,0 +1,124 @@
+"""Shards through Ray Data: tasks read row groups still compressed, the consumer mixes and decodes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import ray
+from ray.data import DataContext
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from segray.pipelines.runtime import MIB, READ_TASK_CPUS
+from segray.shards.index import Visit
+from segray.shards.reader import read_visit
+
+TASK_BYTES = 64 * MIB
+"""Compressed bytes that one read task brings: large enough that Ray's cost a task vanishes."""
+
+BLOCK_BYTES = 8 * MIB
+"""Compressed bytes of a block: small enough that the first batch comes soon and memory stays flat."""
+
+VISITS_A_PASS = 20_000
+"""Visits of one Ray Data execution: epochs are strung together up to this, since every start costs a second."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """The visits of one read task and their compressed size."""
+
+    visits: tuple[Visit, ...]
+    bytes: int
+
+    @property
+    def rows(self) -> int:
+        """Slices that the task brings."""
+        return sum(len(visit.rows) for visit in self.visits)
+
+
+class ShardDatasource(Datasource):  # type: ignore[misc]
+    """Row groups of a shard folder in the order of ``spans``, as Arrow tables of compressed rows."""
+
+    def __init__(self, folder: str, spans: Sequence[Span], block_bytes: int = BLOCK_BYTES) -> None:
+        super().__init__()
+        self._folder = folder
+        self._spans = list(spans)
+        self._block_bytes = block_bytes
+
+    def estimate_inmemory_data_size(self) -> int:
+        """Compressed bytes of all spans."""
+        return sum(span.bytes for span in self._spans)
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
+    ) -> list[ReadTask]:
+        """One task a span, whatever ``parallelism`` asks: the order of the spans is the order of the slices."""
+        del parallelism, per_task_row_limit, data_context
+        return [self._task(span) for span in self._spans]
+
+    def _task(self, span: Span) -> ReadTask:
+        folder, block_bytes = self._folder, self._block_bytes
+        metadata = BlockMetadata(num_rows=span.rows, size_bytes=span.bytes, exec_stats=None)
+        return ReadTask(lambda: read_span(folder, span, block_bytes), metadata)
+
+
+def read_span(folder: str, span: Span, block_bytes: int) -> Iterator[pa.Table]:
+    """The tables of a span, gathered to blocks of about ``block_bytes``."""
+    waiting: list[pa.Table] = []
+    size = 0
+    for visit in span.visits:
+        table = read_visit(folder, visit)
+        waiting.append(table)
+        size += table.nbytes
+        if size >= block_bytes:
+            yield pa.concat_tables(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+def spans_of(visits: Iterable[Visit], bytes_a_row: float, task_bytes: int = TASK_BYTES) -> list[Span]:
+    """Cut visits, in order, into spans of about ``task_bytes``."""
+    spans: list[Span] = []
+    waiting: list[Visit] = []
+    rows = 0
+    for visit in visits:
+        waiting.append(visit)
+        rows += len(visit.rows)
+        if rows * bytes_a_row >= task_bytes:
+            spans.append(Span(tuple(waiting), int(rows * bytes_a_row)))
+            waiting, rows = [], 0
+    if waiting:
+        spans.append(Span(tuple(waiting), int(rows * bytes_a_row)))
+    return spans
+
+
+def stream_tables(
+    folder: str, spans: Sequence[Span], *, here: bool = True, cpus: float = READ_TASK_CPUS
+) -> Iterator[pa.Table]:
+    """Read ``spans`` through Ray Data, in their order; memory is bounded by Ray's back-pressure.
+
+    Args:
+        folder: the shard folder (path or URI).
+        spans: what to read.
+        here: read on the node of the caller where it has CPUs free, else anywhere.
+        cpus: CPUs that a read task declares.
+
+    Yields:
+        Arrow tables of compressed rows; the buffers lie in the object store and are not copied.
+    """
+    context = DataContext.get_current().copy()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    remote_args = {}
+    if here:
+        node = ray.get_runtime_context().get_node_id()
+        remote_args["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=True)
+    with DataContext.current(context):
+        dataset = ray.data.read_datasource(
+            ShardDatasource(folder, spans), override_num_blocks=len(spans), num_cpus=cpus, ray_remote_args=remote_args
+        )
+    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)

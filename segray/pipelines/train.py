@@ -1,0 +1,164 @@
+"""Training on Ray Train: start or resume a run, watch it, and leave a bundle."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from segray import storage
+from segray.config import Config, dump_config, load_config
+from segray.errors import SegrayError, UsageError
+from segray.pipelines.run_folder import BUNDLE, CHECKPOINTS, CONFIG, METRICS, RunFolder
+from segray.pipelines.runtime import WorkerShape, ray_session, worker_shape
+from segray.pipelines.train_worker import SCORE, train_worker
+from segray.shards.manifest import load_manifest
+
+Watcher = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class TrainSummary:
+    """What a finished training left.
+
+    Attributes:
+        run: the run folder.
+        bundle: the folder of the best (or, without validation cases, the last) weights.
+        epochs: epochs trained, counted over all resumes.
+        best_epoch: the epoch of the bundle.
+        best_dice: mean validation Dice of the bundle, or None without validation cases.
+    """
+
+    run: str
+    bundle: str
+    epochs: int
+    best_epoch: int
+    best_dice: float | None
+
+
+def train(config: Config, *, resume: str | None = None, watcher: Watcher | None = None) -> TrainSummary:
+    """Train a net on shards, or go on with an interrupted run.
+
+    Args:
+        config: the settings; ``train.shards`` and ``train.run`` are needed. With ``resume`` the run's own
+            ``config.yaml`` is used, and only ``ray`` is taken from here.
+        resume: the run folder to go on with, from its last checkpoint.
+        watcher: called about once a second with the content of ``progress.json``.
+
+    Raises:
+        UsageError: no shards or run folder named, or the run folder holds a run already.
+        SegrayError: the training failed; the reason is in one line, the details are in ``run.log``.
+    """
+    run = RunFolder(_run_path(config, resume))
+    if resume:
+        if not run.exists:
+            raise UsageError(f"{run.path} holds no run to resume.", mend="Start one by `segray train CONFIG`.")
+        config = load_config(run.file(CONFIG)).model_copy(update={"ray": config.ray})
+    config = _with_absolute_paths(config, run)
+    load_manifest(str(config.train.shards))
+    if not resume:
+        run.begin(dump_config(config))
+    with ray_session(config.ray):
+        shape = worker_shape(config.train.workers, config.train.cpus_per_worker, config.train.gpu)
+        run.log(f"start: {config.train.workers} workers, each {shape.cpus:g} CPUs and {shape.gpus:g} GPUs")
+        with ExitStack() as stack:
+            if watcher is not None:
+                stack.enter_context(_Watch(run, watcher))
+            _fit(config, run, shape)
+    run.write_history(finished=True)
+    return summarise(run)
+
+
+def summarise(run: RunFolder) -> TrainSummary:
+    """Read the outcome of a run from its folder."""
+    history = run.history()
+    rows = run.rows(METRICS)
+    if not rows or "best" not in history:
+        raise SegrayError(
+            f"The training in {run.path} ended before its first epoch.", mend=f"See {run.file('run.log')}."
+        )
+    best = history["best"]
+    return TrainSummary(run.path, run.file(BUNDLE), int(rows[-1]["epoch"]), int(best["epoch"]), best["dice"])
+
+
+def _run_path(config: Config, resume: str | None) -> str:
+    path = resume or config.train.run
+    if not path:
+        raise UsageError("No run folder is named.", mend="Give --run FOLDER, or train.run in the config.")
+    return path
+
+
+def _with_absolute_paths(config: Config, run: RunFolder) -> Config:
+    if not config.train.shards:
+        raise UsageError("No shards are named.", mend="Give --shards FOLDER, or train.shards in the config.")
+    paths = {"shards": storage.absolute(config.train.shards), "run": run.path}
+    return config.model_copy(update={"train": config.train.model_copy(update=paths)})
+
+
+def _fit(config: Config, run: RunFolder, shape: WorkerShape) -> None:
+    resources = {"CPU": shape.cpus} | ({"GPU": shape.gpus} if shape.gpus else {})
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"config": config.model_dump(mode="json"), "threads": shape.threads},
+        scaling_config=ScalingConfig(
+            num_workers=config.train.workers,
+            use_gpu=shape.gpus > 0,
+            resources_per_worker=resources,
+            placement_strategy="SPREAD",
+        ),
+        run_config=RunConfig(
+            name=CHECKPOINTS,
+            storage_path=run.path,
+            failure_config=FailureConfig(max_failures=config.train.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=SCORE),
+        ),
+    )
+    try:
+        trainer.fit()
+    except SegrayError:
+        raise
+    except Exception as error:
+        run.log(f"failed: {error!r}")
+        raise SegrayError(
+            f"The training stopped: {reason_of(error)}",
+            mend=f"See {run.file('run.log')}; go on by `segray train --resume {run.path}`.",
+        ) from error
+
+
+def reason_of(error: BaseException) -> str:
+    """The first sentence of the error that a worker raised, out of Ray's wrapping."""
+    failures = getattr(error, "worker_failures", None) or {}
+    for failure in failures.values():
+        cause = getattr(failure, "cause", None) or failure
+        return str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+class _Watch:
+    """A thread that hands the run's progress to a watcher while ``fit`` blocks."""
+
+    def __init__(self, run: RunFolder, watcher: Watcher) -> None:
+        self._run, self._watcher = run, watcher
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._loop, daemon=True)
+
+    def __enter__(self) -> _Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        while not self._done.wait(1.0):
+            facts = self._run.progress()
+            if facts:
+                self._watcher(facts)
+        self._watcher(self._run.progress())

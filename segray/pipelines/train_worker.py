@@ -1,0 +1,304 @@
+"""What every training worker runs: stream, step, validate, checkpoint."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.train import Checkpoint
+from ray.train.torch import get_device, prepare_model
+
+from segray import __version__
+from segray.case import LabelMap
+from segray.config import Config, parse_config
+from segray.engine.trainer import Batch, StepResult, Trainer, load_state, save_state
+from segray.engine.validation import Validator
+from segray.errors import SegrayError
+from segray.evaluation.counting import Counts
+from segray.evaluation.metrics import dice
+from segray.nets.bundle import save_bundle
+from segray.nets.normalise import Normalisation
+from segray.nets.unet import build_net
+from segray.pipelines.feed import EpochFeed, steps_a_worker
+from segray.pipelines.run_folder import BUNDLE, RunFolder
+from segray.shards.index import SliceIndex, load_index
+from segray.shards.manifest import Manifest, load_manifest
+from segray.shards.reader import iterate_batches
+
+SCORE = "score"
+STATE = "state.pt"
+
+
+@dataclass
+class Position:
+    """Where a run stands, as its checkpoint keeps it.
+
+    Attributes:
+        epoch: epochs finished.
+        seconds: training seconds over all resumes.
+        best: best mean validation Dice so far, or -1.
+        best_epoch: its epoch.
+        stale: validations since the best.
+    """
+
+    epoch: int = 0
+    seconds: float = 0.0
+    best: float = -1.0
+    best_epoch: int = 0
+    stale: int = 0
+
+
+def train_worker(loop: dict[str, Any]) -> None:
+    """The train function of Ray Train; ``loop`` holds the config as a dictionary and the threads to use."""
+    torch.set_num_threads(int(loop["threads"]))
+    session = _Session(parse_config(loop["config"]))
+    session.restore()
+    session.train()
+
+
+class _Session:
+    """One worker's run from the last checkpoint to the end."""
+
+    def __init__(self, config: Config) -> None:
+        context = ray.train.get_context()
+        self.rank, self.world = context.get_world_rank(), context.get_world_size()
+        self.config = config
+        self.run = RunFolder(str(config.train.run))
+        self.folder = str(config.train.shards)
+        self.manifest: Manifest = load_manifest(self.folder)
+        self.index: SliceIndex = load_index(self.folder, self.manifest)
+        self.label_map: LabelMap = self.manifest.label_map
+        self.device = get_device()
+        self.normalisation = normalisation_of(config, self.manifest)
+        torch.manual_seed(config.seed)
+        net = build_net(config.net, 1, self.label_map.channels)
+        self.trainer = Trainer(
+            config,
+            net,
+            self.normalisation,
+            device=self.device,
+            rank=self.rank,
+            wrap=self._wrap if self.world > 1 else None,
+        )
+        self.position = Position()
+        self.steps = steps_a_worker(self.index, config, self.world)
+
+    def _wrap(self, net: torch.nn.Module) -> torch.nn.Module:
+        wrapped: torch.nn.Module = prepare_model(net, move_to_device=False)
+        return wrapped
+
+    def restore(self) -> None:
+        """Load the latest checkpoint, if there is one, and drop the rows of epochs that it does not hold."""
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is not None:
+            with checkpoint.as_directory() as folder:
+                state = load_state(os.path.join(folder, STATE))
+            self.trainer.load_state_dict(state["trainer"])
+            self.position = Position(**state["position"])
+        self._note_workers()
+        if self.rank == 0:
+            self.run.rewind(self.position.epoch)
+            what = f"resume after epoch {self.position.epoch}" if checkpoint else "train from the beginning"
+            self.run.log(f"{what}: {self.world} workers, {self.steps} steps an epoch")
+
+    def _note_workers(self) -> None:
+        node = ray.get_runtime_context().get_node_id()
+        mine = {"rank": self.rank, "host": socket.gethostname(), "node_id": node, "device": str(self.device)}
+        everyone: list[Any] = [mine]
+        if self.world > 1:
+            everyone = [None] * self.world
+            dist.all_gather_object(everyone, mine)
+        if self.rank == 0:
+            starts = self.run.history().get("starts", [])
+            starts.append({"after_epoch": self.position.epoch, "workers": everyone})
+            self.run.write_history(workers=everyone, starts=starts, segray=__version__)
+
+    def train(self) -> None:
+        """Epochs until the last, the time limit or the end of patience."""
+        train = self.config.train
+        if self.position.epoch >= train.epochs:
+            return
+        feed = EpochFeed(self.folder, self.index, self.config, self.rank, self.world, self.position.epoch)
+        clock = time.monotonic() - self.position.seconds
+        for epoch in range(self.position.epoch + 1, train.epochs + 1):
+            began = time.monotonic()
+            row = self._train_epoch(feed, epoch, clock)
+            last = epoch == train.epochs
+            if epoch % train.validate_every == 0 or last:
+                row |= self._validate(epoch)
+            self.position.epoch, self.position.seconds = epoch, time.monotonic() - clock
+            stop = last or self._out_of_time(time.monotonic() - began) or self._out_of_patience()
+            self._close_epoch(row)
+            if stop:
+                break
+
+    def _train_epoch(self, feed: EpochFeed, epoch: int, clock: float) -> dict[str, Any]:
+        sums = np.zeros(4)
+        waited = stepped = 0.0
+        result: StepResult | None = None
+        for number, (batch, wait) in enumerate(self._batches(feed, epoch), start=1):
+            step = (epoch - 1) * self.steps + number - 1
+            begin = time.monotonic()
+            result = self.trainer.step(batch, epoch=epoch, step=step, progress=self._progress(step, clock))
+            seconds = time.monotonic() - begin
+            waited, stepped = waited + wait, stepped + seconds
+            if result.skipped:
+                self.run.log(f"rank {self.rank}: step {step} of epoch {epoch} skipped: {result.skipped}")
+            else:
+                sums += (
+                    result.slices,
+                    *(value * result.slices for value in (result.loss, result.dice_loss, result.cross_entropy)),
+                )
+            if self.rank == 0:
+                self._note_step(epoch, number, step, result, seconds, wait)
+        if result is None or sums[0] == 0:
+            raise SegrayError(
+                "No step of the epoch had a finite loss.", mend="Lower optim.lr, or look at the intensities."
+            )
+        return self._epoch_row(epoch, sums, result.lr, stepped, waited, time.monotonic() - clock)
+
+    def _batches(self, feed: EpochFeed, epoch: int) -> Iterator[tuple[Batch, float]]:
+        mark = time.monotonic()
+        for arrays in feed.epoch(epoch):
+            batch = Batch.from_arrays(
+                arrays.images, arrays.labels, arrays.mean, arrays.sd, arrays.case_ids, device=self.device
+            )
+            yield batch, time.monotonic() - mark
+            mark = time.monotonic()
+
+    def _progress(self, step: int, clock: float) -> float:
+        train = self.config.train
+        share = step / (self.steps * train.epochs)
+        if train.minutes:
+            share = max(share, (time.monotonic() - clock) / (60.0 * train.minutes))
+        return min(share, 1.0)
+
+    def _note_step(self, epoch: int, number: int, step: int, result: StepResult, seconds: float, wait: float) -> None:
+        values = (result.loss, result.dice_loss, result.cross_entropy, result.grad_norm, result.lr)
+        shown = [f"{value:.6g}" for value in values]
+        self.run.add_step([epoch, step, *shown, result.slices, f"{seconds:.4f}", f"{wait:.4f}"])
+        self.run.show_progress(
+            epoch=epoch,
+            epochs=self.config.train.epochs,
+            step=number,
+            steps=self.steps,
+            loss=result.loss,
+            slices_per_s=self.world * result.slices / max(seconds + wait, 1e-9),
+            dice=self.position.best if self.position.best >= 0 else None,
+        )
+
+    def _epoch_row(
+        self, epoch: int, sums: np.ndarray[Any, Any], lr: float, stepped: float, waited: float, elapsed: float
+    ) -> dict[str, Any]:
+        slices, *losses = sums
+        return {
+            "epoch": epoch,
+            "step": epoch * self.steps,
+            "seconds": round(elapsed, 2),
+            "lr": f"{lr:.6g}",
+            "train_loss": round(losses[0] / slices, 5),
+            "train_dice_loss": round(losses[1] / slices, 5),
+            "train_cross_entropy": round(losses[2] / slices, 5),
+            "step_s": round(stepped, 3),
+            "data_wait_s": round(waited, 3),
+            "slices_per_s": round(self.world * slices / max(stepped + waited, 1e-9), 2),
+            "val_dice": "",
+            **{f"val_dice_{name}": "" for name in self.label_map.names},
+        }
+
+    def _validate(self, epoch: int) -> dict[str, Any]:
+        cases = self.index.cases("validation")
+        if not cases:
+            self.position.best_epoch = epoch
+            return {}
+        scores = self._validation_dice(cases)
+        mean = float(np.nanmean(scores)) if np.isfinite(scores).any() else 0.0
+        if mean > self.position.best:
+            self.position.best, self.position.best_epoch, self.position.stale = mean, epoch, 0
+        else:
+            self.position.stale += 1
+        row: dict[str, Any] = {"val_dice": round(mean, 5)}
+        for number, name in enumerate(self.label_map.names):
+            column = scores[:, number]
+            row[f"val_dice_{name}"] = round(float(np.nanmean(column)), 5) if np.isfinite(column).any() else ""
+        return row
+
+    def _validation_dice(self, cases: list[str]) -> np.ndarray[Any, Any]:
+        """(cases, structures): Dice of whole held-out cases on the shards' grid, each worker its part of the cases."""
+        counts = torch.zeros(len(cases), self.label_map.channels, 3, dtype=torch.int64, device=self.device)
+        number = {case: position for position, case in enumerate(cases)}
+        validator = Validator(self.trainer.network, self.normalisation, self.device, self.config.train.precision)
+        mine = self.index.visits_of(cases[self.rank :: self.world])
+        for arrays in iterate_batches(
+            self.folder, mine, 2 * self.config.train.batch_size, threads=self.config.train.decode_threads
+        ):
+            batch = Batch.from_arrays(
+                arrays.images, arrays.labels, arrays.mean, arrays.sd, arrays.case_ids, device=self.device
+            )
+            which = torch.tensor([number[case] for case in arrays.case_ids], device=self.device)
+            validator.add(batch, which, counts)
+        if self.world > 1:
+            dist.all_reduce(counts)
+        table = counts.cpu().numpy()
+        return dice(Counts(table[..., 0], table[..., 1], table[..., 2]).structures())
+
+    def _out_of_time(self, epoch_seconds: float) -> bool:
+        minutes = self.config.train.minutes
+        stop = bool(minutes) and self.position.seconds + epoch_seconds > 60.0 * minutes
+        if self.world > 1:
+            flag = torch.tensor([int(stop)], device=self.device)
+            dist.broadcast(flag, 0)
+            stop = bool(flag.item())
+        return stop
+
+    def _out_of_patience(self) -> bool:
+        patience = self.config.train.patience
+        return patience > 0 and self.position.stale >= patience
+
+    def _close_epoch(self, row: dict[str, Any]) -> None:
+        """Bundle, tables, checkpoint; every worker reports, since that is a barrier."""
+        score = row["val_dice"] if row["val_dice"] != "" else max(self.position.best, 0.0)
+        metrics = {SCORE: float(score), "epoch": self.position.epoch}
+        if self.rank != 0:
+            ray.train.report(metrics)
+            return
+        if self.position.best_epoch == self.position.epoch:
+            self._write_bundle(row)
+        self.run.add_epoch(row)
+        self.run.log(f"epoch {self.position.epoch}: loss {row['train_loss']}, validation Dice {row['val_dice']}")
+        with tempfile.TemporaryDirectory() as folder:
+            state = {"trainer": self.trainer.state_dict(), "position": asdict(self.position)}
+            save_state(os.path.join(folder, STATE), state)
+            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+
+    def _write_bundle(self, row: dict[str, Any]) -> None:
+        best = self.position.best if self.position.best >= 0 and math.isfinite(self.position.best) else None
+        save_bundle(
+            self.run.file(BUNDLE),
+            self.trainer.network,
+            net=self.config.net,
+            label_map=self.label_map,
+            grid=self.manifest.grid.to_dict(),
+            normalisation=self.normalisation,
+            metrics={"validation_dice": best, "epoch": self.position.epoch},
+            split={name: self.index.cases(name) for name in ("train", "validation", "test")},
+            provenance={"shards": self.folder, "seed": self.config.seed, "seconds": row["seconds"]},
+        )
+        self.run.write_history(best={"epoch": self.position.epoch, "dice": best})
+
+
+def normalisation_of(config: Config, manifest: Manifest) -> Normalisation:
+    """The recipe from voxel values to the net's input, with the statistics of the shards."""
+    stats = manifest.intensity
+    return Normalisation.from_config(config.intensity, lo=stats.p005, hi=stats.p995, mean=stats.mean, sd=stats.sd)

@@ -1,0 +1,177 @@
+"""The manifest of a shard folder: label map, grid, intensity statistics, parts with their split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segray import storage
+from segray.case import LabelMap, Volume
+from segray.errors import UsageError
+from segray.grid import Grid
+from segray.shards.schema import SCHEMA_VERSION
+
+MANIFEST = "manifest.json"
+INDEX = "index.parquet"
+SAMPLES_A_CASE = 2_000
+
+Split = str
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class CaseIntensity:
+    """Foreground voxels of one case: exact moments, and a sample for percentiles.
+
+    Attributes:
+        count: foreground voxels (all voxels where a case has no foreground).
+        total: their sum, in the unit of the voxels (HU).
+        square: the sum of their squares.
+        low: the smallest.
+        high: the largest.
+        samples: (n,) float32, drawn with a seed.
+    """
+
+    count: int
+    total: float
+    square: float
+    low: float
+    high: float
+    samples: NDArray[np.float32]
+
+
+def case_intensity(voxels: Volume, indices: Volume, seed: int) -> CaseIntensity:
+    """The statistics of the voxels with a label (z, y, x), as nnU-Net's fingerprint takes them."""
+    chosen = voxels[indices > 0]
+    values = chosen if chosen.size else voxels.reshape(-1)
+    draw = np.random.default_rng(seed).integers(0, values.size, size=min(SAMPLES_A_CASE, values.size))
+    wide = values.astype(np.float64)
+    return CaseIntensity(
+        int(values.size),
+        float(wide.sum()),
+        float(np.dot(wide, wide)),
+        float(values.min()),
+        float(values.max()),
+        values[draw].astype(np.float32),
+    )
+
+
+@dataclass(frozen=True)
+class IntensityStats:
+    """Foreground voxels of the training cases, in the unit of the voxels (HU)."""
+
+    count: int = 0
+    mean: float = 0.0
+    sd: float = 1.0
+    low: float = 0.0
+    high: float = 1.0
+    p005: float = 0.0
+    median: float = 0.5
+    p995: float = 1.0
+
+
+def pool_intensity(cases: Iterable[CaseIntensity]) -> IntensityStats:
+    """Moments exactly, percentiles 0.5, 50 and 99.5 from the pooled samples (each case counts alike, as in nnU-Net)."""
+    found = [case for case in cases if case.count]
+    if not found:
+        return IntensityStats()
+    count = sum(case.count for case in found)
+    mean = sum(case.total for case in found) / count
+    variance = max(sum(case.square for case in found) / count - mean * mean, 0.0)
+    p005, median, p995 = (float(v) for v in np.percentile(np.concatenate([c.samples for c in found]), (0.5, 50, 99.5)))
+    low, high = min(case.low for case in found), max(case.high for case in found)
+    return IntensityStats(count, mean, float(np.sqrt(variance)), low, high, p005, median, p995)
+
+
+@dataclass(frozen=True)
+class PartEntry:
+    """One part: one case.
+
+    Attributes:
+        case_id: the case.
+        patient: whose scan it is; a split never cuts a patient.
+        split: train, validation or test.
+        file: the name of the part in the folder.
+        bytes: its size; a part of another size is not read.
+        slices: its rows.
+        fingerprint: of the source files.
+        recipe: hash of how they were turned into slices.
+        notes: what the reader repaired or found odd.
+    """
+
+    case_id: str
+    patient: str
+    split: Split
+    file: str
+    bytes: int
+    slices: int
+    fingerprint: str
+    recipe: str
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a shard folder holds."""
+
+    label_map: LabelMap
+    grid: Grid
+    intensity: IntensityStats
+    parts: Sequence[PartEntry]
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def slices(self) -> int:
+        """Rows of all parts."""
+        return sum(part.slices for part in self.parts)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all parts."""
+        return sum(part.bytes for part in self.parts)
+
+    def cases(self, split: Split) -> list[str]:
+        """Case ids of a split, in the order of the parts."""
+        return [part.case_id for part in self.parts if part.split == split]
+
+    def to_json(self) -> str:
+        """The text of ``manifest.json``."""
+        table = {
+            "schema_version": SCHEMA_VERSION,
+            "label_map": {"background": 0, **self.label_map.values},
+            "grid": self.grid.to_dict(),
+            "intensity": asdict(self.intensity),
+            "counts": {split: len(self.cases(split)) for split in SPLITS} | {"slices": self.slices},
+            "recipe": self.recipe,
+            "parts": [asdict(part) for part in self.parts],
+        }
+        return json.dumps(table, indent=1)
+
+
+def load_manifest(folder: str) -> Manifest:
+    """Read ``manifest.json``. Raises UsageError where there is none, it is damaged, or a newer segray wrote it."""
+    path = storage.join(folder, MANIFEST)
+    if not storage.exists(path):
+        raise UsageError(f"{folder} holds no shards.", mend="Write them by `segray ingest SRC DST`.")
+    try:
+        table = json.loads(storage.read_text(path))
+        version = int(table["schema_version"])
+        if version != SCHEMA_VERSION:
+            raise UsageError(
+                f"The shards in {folder} have schema version {version}, this segray reads {SCHEMA_VERSION}.",
+                mend="Run segray ingest again.",
+            )
+        return Manifest(
+            LabelMap.from_json(json.dumps(table["label_map"])),
+            Grid.from_dict(table["grid"]),
+            IntensityStats(**table["intensity"]),
+            [PartEntry(**part) for part in table["parts"]],
+            table["recipe"],
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path} is damaged ({error}).", mend="Run segray ingest again.") from error

@@ -1,0 +1,172 @@
+"""A case on the grid to a part: rows of slices, whole or not at all."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from segray import storage
+from segray.case import Volume
+from segray.shards import ShardError
+from segray.shards.codec import DTYPES, Codec, checksum, encode_pixels
+from segray.shards.manifest import CaseIntensity
+from segray.shards.schema import ROW, check_schema
+
+META = b"segray"
+
+
+@dataclass(frozen=True)
+class CaseSlices:
+    """A case as its part holds it.
+
+    Attributes:
+        case_id: the case.
+        images: (z, H, W) int16, float32, uint8 or uint16.
+        labels: (z, H, W) channel indices, or None.
+        spacing: (z, y, x) mm on the grid.
+        z_first: position of the first slice along z, in mm.
+        mean: mean of all voxels of the case before the grid.
+        sd: their sd.
+        intensity: statistics of the foreground.
+        fingerprint: of the source files.
+        recipe: hash of the way here.
+        notes: sentences for the manifest.
+    """
+
+    case_id: str
+    images: Volume
+    labels: Volume | None
+    spacing: tuple[float, float, float]
+    z_first: float
+    mean: float
+    sd: float
+    intensity: CaseIntensity
+    fingerprint: str
+    recipe: str
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class PartFacts:
+    """What the footer of a part says: enough to know that it need not be made again."""
+
+    case_id: str
+    file: str
+    bytes: int
+    slices: int
+    fingerprint: str
+    recipe: str
+    notes: list[str]
+    intensity: CaseIntensity
+
+
+def part_name(case_id: str) -> str:
+    """The file of a case's part."""
+    return f"part-{case_id}.parquet"
+
+
+def write_part(
+    folder: str, case: CaseSlices, *, rows_per_group: int = 32, codec: Codec = "zstd", level: int = 1
+) -> PartFacts:
+    """Write the part of a case whole or not at all; the same case again overwrites it. Returns its facts."""
+    if case.images.dtype.name not in DTYPES:
+        raise ShardError(f"A shard holds no {case.images.dtype} pixels.")
+    facts = {
+        "case_id": case.case_id,
+        "slices": len(case.images),
+        "fingerprint": case.fingerprint,
+        "recipe": case.recipe,
+        "notes": case.notes,
+        "intensity": _intensity_to_dict(case.intensity),
+    }
+    schema = ROW.with_metadata({META: json.dumps(facts).encode("utf-8")})
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(buffer, schema, compression="none", use_dictionary=False, write_statistics=False) as writer:
+        for rows in _groups(case, rows_per_group, codec, level):
+            writer.write_table(pa.Table.from_pydict(rows, schema=schema), row_group_size=rows_per_group)
+    data = buffer.getvalue()
+    name = part_name(case.case_id)
+    storage.write_bytes(storage.join(folder, name), data)
+    return PartFacts(
+        case.case_id, name, len(data), len(case.images), case.fingerprint, case.recipe, case.notes, case.intensity
+    )
+
+
+def _groups(case: CaseSlices, rows_per_group: int, codec: Codec, level: int) -> Iterator[dict[str, list[Any]]]:
+    for start in range(0, len(case.images), rows_per_group):
+        rows = [_row(case, z, codec, level) for z in range(start, min(start + rows_per_group, len(case.images)))]
+        yield {name: [row[name] for row in rows] for name in ROW.names}
+
+
+def _row(case: CaseSlices, z: int, codec: Codec, level: int) -> dict[str, Any]:
+    image = encode_pixels(case.images[z], codec, level)
+    row: dict[str, Any] = {
+        "case_id": case.case_id,
+        "z": z,
+        "slices": len(case.images),
+        "z_mm": case.z_first + z * case.spacing[0],
+        "spacing": list(case.spacing),
+        "height": case.images.shape[1],
+        "width": case.images.shape[2],
+        "dtype": case.images.dtype.name,
+        "image": image,
+        "image_crc": checksum(image),
+        "labels": None,
+        "labels_crc": None,
+        "labels_dtype": None,
+        "present": [],
+        "foreground": 0,
+        "case_mean": case.mean,
+        "case_sd": case.sd,
+    }
+    if case.labels is not None:
+        row |= _label_columns(case.labels[z], level)
+    return row
+
+
+def _label_columns(labels: Volume, level: int) -> dict[str, Any]:
+    data = encode_pixels(labels, "zstd", level)
+    counts = np.bincount(labels.reshape(-1))
+    counts[0] = 0
+    return {
+        "labels": data,
+        "labels_crc": checksum(data),
+        "labels_dtype": labels.dtype.name,
+        "present": np.flatnonzero(counts).tolist(),
+        "foreground": int(counts.sum()),
+    }
+
+
+def _intensity_to_dict(stats: CaseIntensity) -> dict[str, Any]:
+    samples = base64.b64encode(stats.samples.astype("<f4").tobytes()).decode("ascii")
+    numbers = {"count": stats.count, "total": stats.total, "square": stats.square, "low": stats.low, "high": stats.high}
+    return {**numbers, "samples": samples}
+
+
+def read_part_facts(folder: str, case_id: str) -> PartFacts | None:
+    """The footer of a case's part; None where there is no part, or none that this segray wrote whole."""
+    name = part_name(case_id)
+    path = storage.join(folder, name)
+    if not storage.exists(path):
+        return None
+    try:
+        fs, inner = storage.filesystem(path)
+        size = int(fs.get_file_info(inner).size)
+        with fs.open_input_file(inner) as stream:
+            schema = pq.read_schema(stream)
+        check_schema(schema, name)
+        facts = json.loads((schema.metadata or {})[META])
+        stored = facts.pop("intensity")
+        stored["samples"] = np.frombuffer(base64.b64decode(stored["samples"]), dtype="<f4").astype(np.float32)
+        return PartFacts(file=name, bytes=size, intensity=CaseIntensity(**stored), **facts)
+    except (OSError, pa.ArrowException, ShardError, KeyError, ValueError, TypeError):
+        # Whatever is wrong with an old part, the answer is the same: it is made again.
+        return None
