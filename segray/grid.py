@@ -109,7 +109,7 @@ class Placement:
 
 def fill_value(voxels: Volume) -> float:
     """The value that pads a case: its lowest voxel, but not below air, so that scanner padding does not set it."""
-    return float(max(float(voxels.min(initial=AIR if not voxels.size else voxels.flat[0])), AIR))
+    return max(float(voxels.min()), AIR)
 
 
 def resolve_grid(config: GridConfig, cases: Sequence[Measured], fill: float = AIR, names: Sequence[str] = ()) -> Grid:

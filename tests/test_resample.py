@@ -1,0 +1,200 @@
+"""Pixels onto the grid, and scores back to labels."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from segray.grid import Grid, plan, plan_prediction
+from segray.resample import image_to_grid, labels_to_grid, place_slab, scores_to_labels
+
+SIDE = st.integers(4, 40)
+
+
+def smooth(depth: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+    noise = torch.from_numpy(np.random.default_rng(seed).normal(0, 500, (1, depth, height // 4 + 2, width // 4 + 2)))
+    big = functional.interpolate(noise, size=(height, width), mode="bicubic")[0]
+    return big.round().numpy().astype(np.int16)
+
+
+def spacing_grid(size: tuple[int, int], spacing: tuple[float, float], fill: float = -1024.0) -> Grid:
+    return Grid("spacing", size, spacing, fill)
+
+
+def test_a_case_on_the_grid_is_returned_itself() -> None:
+    voxels, labels = smooth(3, 32, 32), np.ones((3, 32, 32), np.uint8)
+    grid = spacing_grid((32, 32), (1.0, 1.0))
+    image, placement = image_to_grid(voxels, (5.0, 1.0, 1.0), grid)
+    assert image is voxels
+    assert labels_to_grid(labels, placement, grid) is labels
+
+
+def test_padding_is_filled_and_the_case_centred() -> None:
+    grid = spacing_grid((40, 36), (1.0, 1.0))
+    voxels = smooth(2, 32, 32)
+    image, placement = image_to_grid(voxels, (5.0, 1.0, 1.0), grid)
+    assert placement.offset == (4, 2)
+    assert (image[:, 4:36, 2:34] == voxels).all()
+    assert (image[:, :4] == -1024).all()
+    assert image.dtype == np.int16
+
+
+@pytest.mark.parametrize(("spacing", "antialias"), [((1.0, 1.0), True), ((0.35, 0.4), False)])
+def test_images_equal_torchs_resize(spacing: tuple[float, float], antialias: bool) -> None:
+    voxels = smooth(3, 50, 41).astype(np.float32)
+    image, placement = image_to_grid(voxels, (5.0, 0.6, 0.7), spacing_grid((96, 80), spacing))
+    tensor = torch.from_numpy(voxels)[None]
+    expected = functional.interpolate(
+        tensor, placement.resampled, mode="bilinear", align_corners=False, antialias=antialias
+    )[0]
+    canvas, _ = placement.windows()
+    np.testing.assert_allclose(image[:, *canvas], expected.numpy(), atol=1e-2)
+
+
+def test_a_crop_follows_the_body_with_one_offset_a_case() -> None:
+    voxels = np.full((4, 100, 100), -1000, np.int16)
+    voxels[:, 50:90, 8:48] = 40
+    labels = (voxels > 0).astype(np.uint8)
+    grid = spacing_grid((48, 48), (1.0, 1.0))
+    image, placement = image_to_grid(voxels, (5.0, 1.0, 1.0), grid)
+    assert int((image > 0).sum()) == 4 * 40 * 40
+    assert (labels_to_grid(labels, placement, grid) == (image > 0)).all()
+
+
+def test_mode_size_brings_the_field_of_view_to_the_size() -> None:
+    voxels = smooth(2, 50, 30)
+    image, placement = image_to_grid(voxels, (5.0, 1.0, 1.0), Grid("size", (25, 60), None, 0.0))
+    assert image.shape == (2, 25, 60)
+    assert placement.spacing == (2.0, 0.5)
+
+
+def coarser(labels: np.ndarray, factor: int = 3) -> np.ndarray:
+    grid = spacing_grid((labels.shape[1] // factor, labels.shape[2] // factor), (float(factor), float(factor)))
+    placement = plan(labels.shape, (5.0, 1.0, 1.0), grid)  # type: ignore[arg-type]
+    return labels_to_grid(labels, placement, grid)
+
+
+def test_single_pixels_survive() -> None:
+    labels = np.zeros((1, 96, 96), np.uint8)
+    for number in range(1, 20):
+        labels[0, 5 * number - 2, 4 * number] = number
+    assert set(np.unique(coarser(labels))) == set(range(20))
+
+
+@pytest.mark.parametrize("place", [30, 31, 32])
+def test_lines_of_one_pixel_survive_from_end_to_end(place: int) -> None:
+    labels = np.zeros((2, 96, 96), np.uint8)
+    labels[0, place, 9:87] = 4
+    labels[1, 9:87, place] = 200
+    small = coarser(labels)
+    along = np.flatnonzero((small[0] == 4).any(axis=0))
+    assert np.count_nonzero(small[0] == 4) >= 78 // 9
+    assert along[0] <= 6
+    assert along[-1] >= 25
+    assert set(np.unique(small)) == {0, 4, 200}
+    assert np.count_nonzero(small[1] == 200) >= 78 // 9
+
+
+def test_a_small_structure_survives_inside_a_large_one() -> None:
+    labels = np.ones((1, 96, 96), np.uint8)
+    labels[0, 40:42, 40:42] = 2
+    assert np.count_nonzero(coarser(labels) == 2) == 1
+
+
+def test_foreground_wins_ties() -> None:
+    labels = np.zeros((1, 16, 16), np.uint8)
+    labels[0, :, ::2] = 1
+    assert (coarser(labels, 2)[..., 1:-1] == 1).all()
+
+
+def test_large_structures_keep_area_and_outline() -> None:
+    y, x = np.mgrid[:96, :96]
+    labels = ((y - 40) ** 2 + (x - 50) ** 2 < 30**2).astype(np.uint16)[None]
+    labels[0, (y - 40) ** 2 + (x - 50) ** 2 < 12**2] = 300
+    small = coarser(labels)
+    assert small.dtype == np.uint16
+    for value in (1, 300):
+        assert np.count_nonzero(small == value) * 9 == pytest.approx(np.count_nonzero(labels == value), rel=0.06)
+
+
+@given(SIDE, SIDE, SIDE, SIDE, st.integers(0, 9))
+@settings(max_examples=30, deadline=None)
+def test_every_label_of_a_slice_is_still_there(height: int, width: int, h: int, w: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = np.zeros((1, height, width), np.uint8)
+    for label in (1, 2, 3):
+        labels[0, rng.integers(height), rng.integers(width)] = label
+    grid = Grid("size", (h, w), None, 0.0)
+    small = labels_to_grid(labels, plan(labels.shape, (1.0, 1.0, 1.0), grid), grid)  # type: ignore[arg-type]
+    assert small.shape == (1, h, w)
+    kept = set(np.unique(small)) - {0}
+    assert kept <= set(np.unique(labels))
+    assert kept
+
+
+def test_a_slab_equals_what_ingest_made() -> None:
+    voxels = smooth(4, 50, 44)
+    grid = spacing_grid((48, 48), (1.1, 1.2))
+    expected, _ = image_to_grid(voxels, (5.0, 1.0, 1.0), grid)
+    slab = place_slab(voxels, plan_prediction((4, 50, 44), (5.0, 1.0, 1.0), grid, 16), grid)
+    assert slab.dtype == torch.int16
+    assert (slab.numpy() == expected).all()
+
+
+def interpolate_all(scores: torch.Tensor, window: tuple[slice, slice], size: tuple[int, int]) -> torch.Tensor:
+    inside = scores[:, :, window[0], window[1]]
+    return functional.interpolate(inside, size, mode="bilinear", align_corners=False).argmax(1)
+
+
+@pytest.mark.parametrize("spacing", [2.0, 0.5, 1.0])
+@pytest.mark.parametrize("channels", [2, 7, 300])
+def test_labels_equal_interpolating_all_scores(spacing: float, channels: int) -> None:
+    grid = spacing_grid((16, 16), (spacing, spacing))
+    placement = plan_prediction((2, 37, 29), (5.0, 1.0, 1.0), grid, 16)
+    scores = torch.randn(2, channels, *placement.canvas, generator=torch.Generator().manual_seed(1))
+    labels = scores_to_labels(scores, placement)
+    assert labels.dtype == (torch.uint8 if channels <= 256 else torch.int16)
+    assert (labels == interpolate_all(scores, placement.windows()[0], (37, 29))).all()
+
+
+def test_smooth_scores_equal_too() -> None:
+    """Wide regions of one label, where most pixels need no interpolation."""
+    grid = spacing_grid((64, 64), (2.0, 2.0))
+    placement = plan_prediction((2, 120, 128), (5.0, 1.0, 1.0), grid, 16)
+    coarse = torch.randn(2, 9, 8, 8, generator=torch.Generator().manual_seed(2))
+    scores = functional.interpolate(coarse, placement.canvas, mode="bicubic")
+    expected = interpolate_all(scores, placement.windows()[0], (120, 128))
+    assert (scores_to_labels(scores, placement) == expected).all()
+
+
+def test_there_and_back_a_mask_returns() -> None:
+    """Half a pixel of shift on the way would show in the outline."""
+    y, x = np.mgrid[:90, :80]
+    labels = np.stack([((y - 45) ** 2 + (x - 30) ** 2 < 20**2), (y > 60) & (x > 35)]).astype(np.uint8)
+    grid = spacing_grid((64, 64), (1.5, 1.7))
+    placement = plan_prediction(labels.shape, (5.0, 1.0, 1.0), grid, 32)  # type: ignore[arg-type]
+    scores = place_slab(labels.astype(np.int16) * 1000, placement, Grid("spacing", (64, 64), (1.5, 1.7), 0.0)).float()
+    back = scores_to_labels(torch.stack([1000 - scores, scores], dim=1), placement).numpy()
+    assert np.count_nonzero(back != labels) < 0.004 * labels.size
+    assert back.sum() == pytest.approx(labels.sum(), rel=0.01)
+
+
+def test_scores_must_fit_the_placement() -> None:
+    grid = spacing_grid((16, 16), (1.0, 1.0))
+    placement = plan_prediction((1, 16, 16), (5.0, 1.0, 1.0), grid, 16)
+    with pytest.raises(ValueError, match="do not fit"):
+        scores_to_labels(torch.zeros(1, 2, 8, 8), placement)
+    with pytest.raises(ValueError, match="do not fit"):
+        scores_to_labels(torch.zeros(1, 2, 16, 16), plan((1, 32, 32), (5.0, 1.0, 1.0), grid))
+
+
+def test_resampling_cases_loads_no_torch() -> None:
+    code = "import sys, segray.resample; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
