@@ -27,7 +27,8 @@ $(VENV)/.made:
 	  if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$candidate; break; fi; \
 	done; \
 	if [ -z "$$found" ]; then \
-	  echo "segray needs Python 3.11 or newer; $(or $(PYTHON),python3) is $$($(or $(PYTHON),python3) --version 2>&1 | tail -n 1)." \
+	  version=$$($(or $(PYTHON),python3) --version 2>/dev/null) || version="not there"; \
+	  echo "segray needs Python 3.11 or newer; $(or $(PYTHON),python3) is $$version." \
 	    "Install it and run: make PYTHON=python3.11" >&2; exit 1; \
 	fi; \
 	if ! "$$found" -c 'import ensurepip, venv' 2>/dev/null; then \
