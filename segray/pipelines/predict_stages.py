@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import socket
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,7 @@ SCHEMA = pa.schema(
         ("seconds_read", pa.float64()),
         ("seconds_predict", pa.float64()),
         ("peak_mib", pa.float64()),
+        ("host", pa.string()),
     ]
 )
 
@@ -110,6 +112,7 @@ class PredictStage:
         except Exception as error:
             row["reason"] = reason_for(error)
         row["seconds_predict"] = time.perf_counter() - begin
+        row["host"] = socket.gethostname()
         row["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
         return with_values(table, row)
 
@@ -146,6 +149,7 @@ class WriteStage:
         for stage in ("read", "predict"):
             row[f"seconds_{stage}"] = round(values[f"seconds_{stage}"] or 0.0, 4)
         row |= {"seconds_write": round(time.perf_counter() - begin, 4), "peak_mib": round(values["peak_mib"] or 0.0)}
+        row["host"] = values["host"] or ""
         return one_row(RESULT_SCHEMA, {"case_id": row["case_id"], "row": to_line(row)})
 
     def _write(self, table: pa.Table, values: Row) -> Row:
