@@ -18,6 +18,7 @@ from segray import storage
 from segray.case import LabelMap
 from segray.config import NetConfig
 from segray.errors import SegrayError, UsageError
+from segray.grid import Grid
 from segray.nets.normalise import Normalisation
 from segray.nets.unet import UNet, build_net
 
@@ -34,7 +35,7 @@ class Bundle:
         net: the network's config.
         in_channels: input channels (1: a slice).
         label_map: what the output channels mean.
-        grid: the in-plane grid, as ``Grid.to_dict`` gives it.
+        grid: the in-plane grid of the slices that the network learnt from.
         normalisation: voxel values to network input.
         weights: state of the network, float32 on the CPU.
         plane: the slicing direction.
@@ -48,7 +49,7 @@ class Bundle:
     net: NetConfig
     in_channels: int
     label_map: LabelMap
-    grid: dict[str, Any]
+    grid: Grid
     normalisation: Normalisation
     weights: Mapping[str, Tensor]
     plane: str = "axial"
@@ -77,7 +78,7 @@ def save_bundle(
     *,
     net: NetConfig,
     label_map: LabelMap,
-    grid: dict[str, Any],
+    grid: Grid,
     normalisation: Normalisation,
     in_channels: int = 1,
     plane: str = "axial",
@@ -97,7 +98,7 @@ def save_bundle(
         "net": net.model_dump(mode="json"),
         "in_channels": in_channels,
         "label_map": dict(label_map.values),
-        "grid": grid,
+        "grid": grid.to_dict(),
         "normalisation": normalisation.to_dict(),
         "plane": plane,
         "metrics": metrics or {},
@@ -129,7 +130,7 @@ def load_bundle(folder: str) -> Bundle:
             net=NetConfig.model_validate(table["net"]),
             in_channels=int(table["in_channels"]),
             label_map=LabelMap({str(name): int(value) for name, value in table["label_map"].items()}),
-            grid=dict(table["grid"]),
+            grid=Grid.from_dict(table["grid"]),
             normalisation=Normalisation.from_dict(table["normalisation"]),
             weights=safetensors.torch.load(data),
             plane=str(table["plane"]),

@@ -11,13 +11,14 @@ import torch
 from segray.case import LabelMap
 from segray.config import NetConfig
 from segray.errors import UsageError
+from segray.grid import Grid
 from segray.nets.bundle import load_bundle, save_bundle
 from segray.nets.normalise import Normalisation
 from segray.nets.unet import build_net
 
 NET = NetConfig(features=[4, 8])
 LABELS = LabelMap({"liver": 5, "spleen": 9})
-GRID = {"mode": "native", "size": [16, 16], "spacing": None, "fill": -1024.0}
+GRID = Grid("native", (16, 16), None, -1024.0)
 SPLIT = {"train": ["a", "b"], "validation": ["c"], "test": []}
 
 

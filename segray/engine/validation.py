@@ -1,0 +1,54 @@
+"""Counting per case and structure on the device, for the Dice of whole held-out cases."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from segray.engine.trainer import Batch
+from segray.nets.normalise import Normalisation
+
+
+def count_batch(logits: Tensor, labels: Tensor, case_index: Tensor, counts: Tensor) -> None:
+    """Add a batch to the counts, in one pass of bincount over the pixels and without a transfer to the host.
+
+    Args:
+        logits: (n, L, H, W) scores.
+        labels: (n, H, W) channel indices below L.
+        case_index: (n) int64, the row of ``counts`` that a slice belongs to.
+        counts: (cases, L, 3) int64: pixels in the overlap, of the truth, of the prediction; changed in place.
+    """
+    cases, channels = counts.shape[:2]
+    predicted = logits.argmax(1)
+    truth = labels.long()
+    base = case_index[:, None, None] * channels
+    size = cases * channels
+    hit = torch.where(predicted == truth, base + truth, size)
+    counts[..., 0] += torch.bincount(hit.flatten(), minlength=size + 1)[:size].view(cases, channels)
+    counts[..., 1] += torch.bincount((base + truth).flatten(), minlength=size).view(cases, channels)
+    counts[..., 2] += torch.bincount((base + predicted).flatten(), minlength=size).view(cases, channels)
+
+
+def dice_of_counts(counts: Tensor) -> Tensor:
+    """(cases, L, 3) counts to (cases, L) float64 Dice, 2 overlap / (truth + predicted); NaN where both are empty."""
+    overlap, truth, predicted = counts.double().unbind(-1)
+    return 2.0 * overlap / (truth + predicted)
+
+
+class Validator:
+    """Forward passes without gradient that add to counts."""
+
+    def __init__(
+        self, network: nn.Module, normalisation: Normalisation, device: torch.device | str, precision: str = "bf16"
+    ) -> None:
+        self._network, self._normalisation = network, normalisation
+        self._device, self._low = torch.device(device), precision == "bf16"
+
+    @torch.inference_mode()
+    def add(self, batch: Batch, case_index: Tensor, counts: Tensor) -> None:
+        """Predict the slices of a batch and add them to ``counts`` as :func:`count_batch` does."""
+        self._network.eval()
+        images = self._normalisation.apply(batch.images, batch.mean, batch.sd)
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._low):
+            logits = self._network(images.contiguous(memory_format=torch.channels_last))
+        count_batch(logits, batch.labels, case_index.to(self._device), counts)

@@ -1,0 +1,153 @@
+"""The train step: learning, exact resume, skipped batches, optimiser groups."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from segray.config import Config, parse_config
+from segray.engine.trainer import Batch, StepResult, Trainer, load_state, save_state
+from segray.errors import SegrayError
+from segray.nets.normalise import Normalisation
+from segray.nets.unet import build_net
+
+
+def _config(**optim: Any) -> Config:
+    return parse_config(
+        {"net": {"features": [8, 16], "dropout": 0.1}, "optim": {"lr": 0.01, "warmup_steps": 3, **optim}, "seed": 5}
+    )
+
+
+def _batch(seed: int, count: int = 4) -> Batch:
+    """Discs of 200 HU on -100 HU with noise; label 1 is the disc."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:16, :16]
+    centre = rng.uniform(5, 11, (count, 2, 1, 1))
+    labels = ((y - centre[:, 0]) ** 2 + (x - centre[:, 1]) ** 2 < 16).astype(np.uint16)
+    images = (-100 + 300 * labels.astype(np.int32) + rng.normal(0, 30, labels.shape)).astype(np.int16)
+    ones = np.ones(count, np.float32)
+    return Batch.from_arrays(images, labels, ones, ones, [f"case{i}" for i in range(count)])
+
+
+def _trainer(config: Config, **kwargs: Any) -> Trainer:
+    torch.manual_seed(config.seed)
+    net = build_net(config.net, 1, 2)
+    return Trainer(config, net, Normalisation("window", -200.0, 300.0), device="cpu", **kwargs)
+
+
+def _epochs(trainer: Trainer, first: int, last: int, steps: int = 5) -> list[StepResult]:
+    return [
+        trainer.step(_batch(epoch * steps + n), epoch=epoch, step=epoch * steps + n, progress=epoch / 4)
+        for epoch in range(first, last)
+        for n in range(steps)
+    ]
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_it_learns(name: str) -> None:
+    results = _epochs(_trainer(_config(name=name, momentum=0.9)), 0, 4, steps=10)
+    assert results[-1].loss < 0.5 * results[0].loss
+    assert results[0].slices == 4
+    assert all(result.skipped == () for result in results)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_resume_continues_exactly(tmp_path: Path, name: str) -> None:
+    config = _config(name=name)
+    whole = _trainer(config)
+    _epochs(whole, 0, 4)
+    half = _trainer(config)
+    _epochs(half, 0, 2)
+    save_state(str(tmp_path / "state.pt"), {"trainer": half.state_dict(), "position": {"epoch": 2}})
+    torch.rand(13)
+    resumed = _trainer(config)
+    state = load_state(str(tmp_path / "state.pt"))
+    assert state["position"] == {"epoch": 2}
+    resumed.load_state_dict(state["trainer"])
+    _epochs(resumed, 2, 4)
+    for name_, tensor in whole.network.state_dict().items():
+        assert torch.equal(tensor, resumed.network.state_dict()[name_]), name_
+
+
+def test_not_finite_batch_is_skipped_with_its_cases_and_changes_nothing() -> None:
+    trainer = _trainer(_config())
+    trainer.step(_batch(0), epoch=0, step=0, progress=0.0)
+    before = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
+    images = np.full((2, 16, 16), np.nan, np.float32)
+    ones = np.ones(2, np.float32)
+    bad = Batch.from_arrays(images, np.zeros((2, 16, 16), np.uint8), ones, ones, ["x", "y"])
+    result = trainer.step(bad, epoch=0, step=1, progress=0.0)
+    assert result.skipped == ("x", "y")
+    after = trainer.network.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before if "num_batches" not in name)
+    assert trainer.step(_batch(2), epoch=0, step=2, progress=0.0).skipped == ()
+
+
+def test_clipping_bounds_the_update() -> None:
+    config = _config(name="sgd", momentum=0.0, clip_norm=1e-3, weight_decay=0.0, warmup_steps=0)
+    trainer = _trainer(config)
+    before = [p.detach().clone() for p in trainer.network.parameters()]
+    result = trainer.step(_batch(0), epoch=0, step=0, progress=0.0)
+    moved = sum(((p - q) ** 2).sum() for p, q in zip(trainer.network.parameters(), before, strict=True)) ** 0.5
+    assert result.grad_norm > 1e-3
+    assert float(moved.detach()) == pytest.approx(result.lr * 1e-3, rel=1e-2)
+
+
+def test_norms_and_biases_are_not_decayed() -> None:
+    groups = _trainer(_config()).state_dict()["optimiser"]["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [0.01, 0.0]
+    net = build_net(_config().net, 1, 2)
+    assert len(groups[1]["params"]) == sum(p.ndim == 1 for p in net.parameters())
+
+
+def test_wrap_is_what_the_forward_pass_calls() -> None:
+    calls = []
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self, inner: torch.nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            calls.append(x.shape)
+            return self.inner(x)
+
+    trainer = _trainer(_config(), wrap=Wrapped)
+    trainer.step(_batch(0), epoch=0, step=0, progress=0.0)
+    assert calls == [(4, 1, 16, 16)]
+    assert all(not name.startswith("inner") for name in trainer.state_dict()["network"])
+
+
+def test_damaged_checkpoint_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    save_state(str(path), _trainer(_config()).state_dict())
+    path.write_bytes(path.read_bytes()[:-400])
+    with pytest.raises(SegrayError, match="damaged"):
+        load_state(str(path))
+    path.write_bytes(b"junk")
+    with pytest.raises(SegrayError, match="damaged"):
+        load_state(str(path))
+
+
+def test_checkpoint_of_another_network_is_told() -> None:
+    other = Trainer(
+        _config(),
+        build_net(parse_config({"net": {"features": [4, 4]}}).net, 1, 2),
+        Normalisation("window"),
+        device="cpu",
+    )
+    with pytest.raises(SegrayError, match="does not fit"):
+        _trainer(_config()).load_state_dict(other.state_dict())
+
+
+def test_read_only_arrays_and_wide_labels_make_a_batch() -> None:
+    images = np.frombuffer(np.zeros(8, np.int16).tobytes(), np.int16).reshape(2, 2, 2)
+    labels = np.full((2, 2, 2), 300, np.uint16)
+    batch = Batch.from_arrays(images, labels, np.zeros(2), np.ones(2), ["a", "b"])
+    assert batch.images.dtype == torch.int16
+    assert int(batch.labels.max()) == 300
+    assert batch.mean.dtype == torch.float32
