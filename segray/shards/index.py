@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from segray import storage
 from segray.errors import UsageError
 from segray.shards import ShardError
+from segray.shards.codec import MEND
 from segray.shards.manifest import INDEX, Manifest, PartEntry
 from segray.shards.schema import INDEX_COLUMNS, check_schema
 
@@ -29,15 +32,24 @@ INDEX_SCHEMA = pa.schema(
     ]
 )
 READ_THREADS = 8
+PARTS_KEY = b"parts"
 
 
 @dataclass(frozen=True)
 class Visit:
-    """Rows of one row group to read; a row that comes twice is named twice."""
+    """Rows of one row group to read; a row that comes twice is named twice.
+
+    Attributes:
+        part: the name of the part.
+        group: the row group.
+        rows: rows in the group.
+        bytes: the size that the manifest gives for the part, else 0; a part of another size is not read.
+    """
 
     part: str
     group: int
     rows: tuple[int, ...]
+    bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,7 +102,7 @@ class SliceIndex:
         starts = [0, *cuts.tolist()]
         rows = np.split(row, cuts)
         return [
-            Visit(self.parts[part[start]].file, int(group[start]), tuple(chunk.tolist()))
+            Visit(self.parts[part[start]].file, int(group[start]), tuple(chunk.tolist()), self.parts[part[start]].bytes)
             for start, chunk in zip(starts, rows, strict=True)
         ]
 
@@ -100,17 +112,26 @@ def build_index(folder: str, parts: Sequence[PartEntry]) -> bytes:
     with ThreadPoolExecutor(READ_THREADS) as pool:
         tables = list(pool.map(lambda item: _light_columns(folder, *item), enumerate(parts)))
     buffer = io.BytesIO()
-    pq.write_table(pa.concat_tables(tables) if tables else INDEX_SCHEMA.empty_table(), buffer, compression="zstd")
+    table = pa.concat_tables(tables) if tables else INDEX_SCHEMA.empty_table()
+    pq.write_table(table.replace_schema_metadata({PARTS_KEY: _digest(parts)}), buffer, compression="zstd")
     return buffer.getvalue()
+
+
+def _digest(parts: Sequence[PartEntry]) -> bytes:
+    """Names and sizes of the parts: the index of an ingest that died before its manifest belongs to no manifest."""
+    return hashlib.sha256(json.dumps([(part.file, part.bytes) for part in parts]).encode("utf-8")).hexdigest().encode()
 
 
 def _light_columns(folder: str, number: int, part: PartEntry) -> pa.Table:
     fs, path = storage.filesystem(storage.join(folder, part.file))
-    with fs.open_input_file(path) as stream:
-        file = pq.ParquetFile(stream)
-        check_schema(file.schema_arrow, part.file)
-        sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
-        light = file.read(columns=INDEX_COLUMNS)
+    try:
+        with fs.open_input_file(path) as stream:
+            file = pq.ParquetFile(stream, page_checksum_verification=True)
+            check_schema(file.schema_arrow, part.file)
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+            light = file.read(columns=INDEX_COLUMNS)
+    except (OSError, pa.ArrowException) as error:
+        raise ShardError(f"{part.file} cannot be read ({error}).", mend=MEND) from error
     group = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
     row = np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])
     columns = [np.full(len(row), number, dtype=np.int32), group, row, light["z"], light["foreground"], light["present"]]
@@ -122,8 +143,9 @@ def load_index(folder: str, manifest: Manifest) -> SliceIndex:
     path = storage.join(folder, INDEX)
     try:
         table = pq.read_table(pa.BufferReader(storage.read_bytes(path))).combine_chunks()
-        if not table.schema.equals(INDEX_SCHEMA) or table.num_rows != manifest.slices:
-            raise ShardError("it names other slices than the manifest")
+        metadata = table.schema.metadata or {}
+        if not table.schema.equals(INDEX_SCHEMA) or metadata.get(PARTS_KEY) != _digest(manifest.parts):
+            raise ShardError("it names other parts than the manifest")
     except (pa.ArrowException, ShardError) as error:
         raise UsageError(f"{path} is damaged ({error}).", mend="Run segray ingest again.") from error
     present = table["present"].chunk(0) if table.num_rows else pa.array([], pa.list_(pa.int32()))

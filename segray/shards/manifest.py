@@ -46,19 +46,30 @@ class CaseIntensity:
 
 
 def case_intensity(voxels: Volume, indices: Volume, seed: int) -> CaseIntensity:
-    """The statistics of the voxels with a label (z, y, x), as nnU-Net's fingerprint takes them."""
-    chosen = voxels[indices > 0]
-    values = chosen if chosen.size else voxels.reshape(-1)
-    draw = np.random.default_rng(seed).integers(0, values.size, size=min(SAMPLES_A_CASE, values.size))
-    wide = values.astype(np.float64)
-    return CaseIntensity(
-        int(values.size),
-        float(wide.sum()),
-        float(np.dot(wide, wide)),
-        float(values.min()),
-        float(values.max()),
-        values[draw].astype(np.float32),
-    )
+    """The statistics of the voxels with a label (z, y, x), as nnU-Net's fingerprint takes them.
+
+    Slice by slice: the float64 copy that exact sums need is never larger than a slice.
+    """
+    counts = [int(np.count_nonzero(plane)) for plane in indices]
+    everywhere = not any(counts)
+    if everywhere:
+        counts = [plane.size for plane in voxels]
+    ends = np.cumsum(counts)
+    count = int(ends[-1])
+    draw = np.sort(np.random.default_rng(seed).integers(0, count, size=min(SAMPLES_A_CASE, count)))
+    cuts = np.searchsorted(draw, ends)
+    total = square = 0.0
+    low, high = np.inf, -np.inf
+    samples = np.empty(draw.size, dtype=np.float32)
+    for z in np.flatnonzero(counts):
+        values = voxels[z].reshape(-1) if everywhere else voxels[z][indices[z] > 0]
+        wide = values.astype(np.float64)
+        total += float(wide.sum())
+        square += float(np.dot(wide, wide))
+        low, high = min(low, float(values.min())), max(high, float(values.max()))
+        start = cuts[z - 1] if z else 0
+        samples[start : cuts[z]] = values[draw[start : cuts[z]] - (ends[z] - counts[z])]
+    return CaseIntensity(count, total, square, low, high, samples)
 
 
 @dataclass(frozen=True)

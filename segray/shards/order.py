@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,17 +76,21 @@ def split_visits(visits: Sequence[Visit], rank: int, world: int) -> list[Visit]:
     for visit in visits:
         low, high = max(start - position, 0), min(end - position, len(visit.rows))
         if low < high:
-            mine.append(Visit(visit.part, visit.group, visit.rows[low:high]))
+            mine.append(replace(visit, rows=visit.rows[low:high]))
         position += len(visit.rows)
     return mine
 
 
 def steps_of_epoch(slices: int, batch_size: int, world: int) -> int:
-    """Steps that every worker makes, so that no batch is larger than ``batch_size``. Raises UsageError if too few."""
+    """Steps that every worker makes, each with at least one slice, so that no batch is larger than ``batch_size``.
+
+    (By one slice it may be larger where the batches are so small that a worker would run out of slices.)
+    Raises UsageError if there are fewer slices than workers.
+    """
     if slices < world:
         raise UsageError(f"{slices} training slices are too few for {world} workers.", mend="Lower train.workers.")
     largest = -(-slices // world)
-    return -(-largest // batch_size)
+    return min(-(-largest // batch_size), slices // world)
 
 
 def batch_sizes(slices: int, steps: int) -> list[int]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -81,15 +82,20 @@ class _OpenParts(threading.local):
     def __init__(self) -> None:
         self._files: OrderedDict[str, pq.ParquetFile] = OrderedDict()
 
-    def get(self, path: str, name: str) -> pq.ParquetFile:
-        """The open file at ``path``; its schema was checked when it was opened."""
-        key = f"{path}:{_stamp(path)}"
+    def get(self, path: str, visit: Visit) -> pq.ParquetFile:
+        """The open file at ``path``; its size and schema were checked when it was opened."""
+        key = f"{path}:{_stamp(path)}:{visit.bytes}"
         file = self._files.pop(key, None)
         if file is None:
             fs, inner = storage.filesystem(path)
             source = pa.memory_map(inner) if not storage.is_remote(path) else fs.open_input_file(inner)
+            size = int(source.size())
+            if visit.bytes not in (0, size):
+                raise ShardError(
+                    f"{visit.part} has {size} bytes, the manifest says {visit.bytes}.", mend="Run segray ingest again."
+                )
             file = pq.ParquetFile(source, pre_buffer=False)
-            check_schema(file.schema_arrow, name)
+            check_schema(file.schema_arrow, visit.part)
         self._files[key] = file
         while len(self._files) > OPEN_FILES:
             self._files.popitem(last=False)
@@ -108,7 +114,7 @@ def read_visit(folder: str, visit: Visit) -> pa.Table:
     """The compressed rows of a visit, columns :data:`PIXEL_COLUMNS`. Raises ShardError where the part is damaged."""
     path = storage.join(storage.absolute(folder), visit.part)
     try:
-        file = _PARTS.get(path, visit.part)
+        file = _PARTS.get(path, visit)
         table = file.read_row_group(visit.group, columns=PIXEL_COLUMNS, use_threads=False)
         if visit.rows != tuple(range(table.num_rows)):
             table = table.take(list(visit.rows))
@@ -138,7 +144,7 @@ def _views(column: pa.Array) -> list[Any]:
     ].tolist()
     data = column.buffers()[2]
     view = memoryview(data) if data is not None else memoryview(b"")
-    found = [view[start:end] for start, end in zip(offsets, offsets[1:], strict=False)]
+    found = [view[start:end] for start, end in pairwise(offsets)]
     if column.null_count:
         return [piece if valid else None for piece, valid in zip(found, column.is_valid().to_pylist(), strict=True)]
     return found
@@ -271,13 +277,14 @@ def decode_groups(stream: Iterator[CompressedSlice], batch_size: int, threads: i
 def read_case_volume(
     folder: str, index: SliceIndex, case_id: str, z0: int = 0, z1: int | None = None, *, threads: int = 1
 ) -> tuple[Volume, Volume]:
-    """A 3D block of a case from its shard: images and labels (z, H, W) for slices z0 to z1 (exclusive)."""
-    rows = [
-        one
-        for visit in index.visits_of([case_id])
-        for one in slices_of(read_visit(folder, visit))
-        if one.z >= z0 and (z1 is None or one.z < z1)
-    ]
+    """A 3D block, or a 2.5D stack, of a case: images and labels (z, H, W) for slices z0 to z1 (exclusive).
+
+    Only the row groups that hold these slices are read. Raises ShardError where the case has no such slice.
+    """
+    number = next((position for position, part in enumerate(index.parts) if part.case_id == case_id), -1)
+    mine = index.part == number
+    wanted = np.flatnonzero(mine & (index.z >= z0) & (index.z < (index.part.size if z1 is None else z1)))
+    rows = [one for visit in index.visits(wanted) for one in slices_of(read_visit(folder, visit))]
     if not rows:
         raise ShardError(f"The case {case_id} has no slices {z0} to {z1}.")
     batch = decode_batch(rows, threads)

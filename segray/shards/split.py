@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,27 +16,45 @@ from segray.errors import UsageError
 from segray.shards.manifest import SPLITS
 
 
+@dataclass(frozen=True)
+class _Table:
+    """The user's CSV: case id to patient, and case id to split, where it says so."""
+
+    patients: Mapping[str, str]
+    splits: Mapping[str, str]
+
+
 def split_cases(patients: Mapping[str, str], config: SplitConfig) -> dict[str, str]:
     """Case id to train, validation or test; all cases of a patient go the same way.
+
+    The user's table decides for the patients whose cases it names. The others are drawn by the shares, but into no
+    split that the table has filled: who names the validation cases gets no other ones.
 
     Args:
         patients: case id to patient.
         config: shares, seed, and the user's CSV.
 
     Raises:
-        UsageError: the CSV lacks its columns or names an unknown split.
+        UsageError: the CSV cannot be read, lacks its columns, names an unknown split, a case twice, or cuts a patient.
     """
-    given_patient, given_split = _table(config.patients) if config.patients else ({}, {})
-    owner = {case: given_patient.get(case, patient) for case, patient in patients.items()}
-    drawn = _draw(sorted({owner[case] for case in owner if case not in given_split}), config)
-    return {case: given_split.get(case) or drawn[owner[case]] for case in owner}
+    table = _read_table(config.patients) if config.patients else _Table({}, {})
+    owner = {case: table.patients.get(case, patient) for case, patient in patients.items()}
+    fixed = _fixed(owner, table, str(config.patients))
+    chosen = set(fixed.values())
+    drawn = _draw(
+        sorted(set(owner.values()) - fixed.keys()),
+        0.0 if "validation" in chosen else config.validation,
+        0.0 if "test" in chosen else config.test,
+        config.seed,
+    )
+    return {case: (fixed | drawn)[patient] for case, patient in owner.items()}
 
 
-def _draw(patients: list[str], config: SplitConfig) -> dict[str, str]:
-    order = np.random.default_rng(config.seed).permutation(len(patients))
-    held = _count(config.validation, len(patients))
-    test = min(_count(config.test, len(patients)), len(patients) - held - 1) if config.test else 0
-    kinds = ["validation"] * held + ["test"] * test + ["train"] * (len(patients) - held - test)
+def _draw(patients: list[str], validation: float, test: float, seed: int) -> dict[str, str]:
+    order = np.random.default_rng(seed).permutation(len(patients))
+    held = _count(validation, len(patients))
+    tested = max(min(_count(test, len(patients)), len(patients) - held - 1), 0)
+    kinds = ["validation"] * held + ["test"] * tested + ["train"] * (len(patients) - held - tested)
     return {patients[number]: kind for number, kind in zip(order, kinds, strict=True)}
 
 
@@ -45,21 +65,30 @@ def _count(share: float, patients: int) -> int:
     return min(max(1, round(share * patients)), patients - 1)
 
 
-def _table(path: str) -> tuple[dict[str, str], dict[str, str]]:
-    rows = list(csv.DictReader(io.StringIO(storage.read_text(path))))
+def _read_table(path: str) -> _Table:
+    try:
+        text = storage.read_bytes(path).decode("utf-8-sig")
+        rows = list(csv.DictReader(io.StringIO(text)))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path} is no CSV file in UTF-8 ({error}).") from error
     if not rows or "case_id" not in rows[0] or not {"patient", "split"} & rows[0].keys():
         raise UsageError(f"{path} needs the column case_id and one of patient, split.")
-    splits = {row["case_id"]: row["split"].strip() for row in rows if (row.get("split") or "").strip()}
+    cells = [{name: (row.get(name) or "").strip() for name in ("case_id", "patient", "split")} for row in rows]
+    twice = [case for case, lines in Counter(row["case_id"] for row in cells).items() if case and lines > 1]
+    if twice:
+        raise UsageError(f"{path} names the case {twice[0]} twice.", mend="Give each case one line.")
+    splits = {row["case_id"]: row["split"] for row in cells if row["split"]}
     unknown = sorted(set(splits.values()) - set(SPLITS))
     if unknown:
         raise UsageError(f"{path} names the split {unknown[0]!r}.", mend=f"A split is one of {', '.join(SPLITS)}.")
-    owners = {row["case_id"]: row["patient"].strip() for row in rows if (row.get("patient") or "").strip()}
-    _refuse_cut_patients(owners, splits, path)
-    return owners, splits
+    return _Table({row["case_id"]: row["patient"] for row in cells if row["patient"]}, splits)
 
 
-def _refuse_cut_patients(owners: Mapping[str, str], splits: Mapping[str, str], path: str) -> None:
-    seen: dict[str, str] = {}
-    for case, patient in owners.items():
-        if case in splits and seen.setdefault(patient, splits[case]) != splits[case]:
+def _fixed(owner: Mapping[str, str], table: _Table, path: str) -> dict[str, str]:
+    """Patient to the split that the table gives to a case of theirs."""
+    fixed: dict[str, str] = {}
+    for case, patient in owner.items():
+        split = table.splits.get(case)
+        if split and fixed.setdefault(patient, split) != split:
             raise UsageError(f"{path} puts patient {patient} into two splits.", mend="Give each patient one split.")
+    return fixed

@@ -22,6 +22,9 @@ from segray.shards.schema import ROW, check_schema
 
 META = b"segray"
 
+PLAIN = {"compression": "none", "use_dictionary": False, "write_statistics": False, "write_page_checksum": True}
+"""Pixels are compressed already. The pages' own checksums guard the light columns when the index is built."""
+
 
 @dataclass(frozen=True)
 class CaseSlices:
@@ -89,7 +92,7 @@ def write_part(
     }
     schema = ROW.with_metadata({META: json.dumps(facts).encode("utf-8")})
     buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, schema, compression="none", use_dictionary=False, write_statistics=False) as writer:
+    with pq.ParquetWriter(buffer, schema, **PLAIN) as writer:
         for rows in _groups(case, rows_per_group, codec, level):
             writer.write_table(pa.Table.from_pydict(rows, schema=schema), row_group_size=rows_per_group)
     data = buffer.getvalue()

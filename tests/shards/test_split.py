@@ -1,0 +1,87 @@
+"""Which cases are held out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segray.config import SplitConfig
+from segray.errors import UsageError
+from segray.shards.split import split_cases
+
+
+@given(
+    st.lists(st.integers(0, 12), max_size=40),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.integers(0, 5),
+)
+def test_no_patient_is_cut_and_shares_are_met(owners: list[int], validation: float, test: float, seed: int) -> None:
+    patients = {f"case{n}": f"patient{owner}" for n, owner in enumerate(owners)}
+    split = split_cases(patients, SplitConfig(validation=validation, test=test, seed=seed))
+    assert split.keys() == patients.keys()
+    kinds: dict[str, set[str]] = {}
+    for case, kind in split.items():
+        kinds.setdefault(patients[case], set()).add(kind)
+    assert all(len(kind) == 1 for kind in kinds.values())
+    count = list(kinds.values()).count({"validation"})
+    if len(kinds) >= 2 and validation > 0:
+        assert 1 <= count < len(kinds)
+    if kinds:
+        assert {"train"} in kinds.values()
+
+
+def test_the_seed_draws_and_fixes() -> None:
+    patients = {f"c{n}": f"c{n}" for n in range(30)}
+    one, same, other = (split_cases(patients, SplitConfig(seed=seed)) for seed in (1, 1, 2))
+    assert one == same != other
+    assert list(one.values()).count("validation") == 6
+
+
+def table(tmp_path: Path, text: str, **settings: float) -> SplitConfig:
+    path = tmp_path / "patients.csv"
+    path.write_text(text, encoding="utf-8")
+    return SplitConfig(patients=str(path), **settings)  # type: ignore[arg-type]
+
+
+CASES = {name: name for name in "abcdef"}
+
+
+def test_the_table_decides_and_fills_no_split_further(tmp_path: Path) -> None:
+    config = table(tmp_path, "\ufeffcase_id,split\na,validation\nb,test\nnot-there,test\n", validation=0.5, test=0.5)
+    assert split_cases(CASES, config) == {"a": "validation", "b": "test", **dict.fromkeys("cdef", "train")}
+
+
+def test_a_table_of_patients_keeps_them_together(tmp_path: Path) -> None:
+    split = split_cases(CASES, table(tmp_path, "case_id,patient\na,p\nb,p\nc,p\nd,q\ne,q\nf,q\n", validation=0.5))
+    assert split["a"] == split["b"] == split["c"] != split["d"] == split["e"] == split["f"]
+
+
+def test_a_split_of_one_case_holds_for_its_patient(tmp_path: Path) -> None:
+    split = split_cases(CASES, table(tmp_path, "case_id,patient,split\na,p,test\nb,p,\n", validation=0.5))
+    assert split["b"] == "test"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "needs the column case_id"),
+        ("case,split\na,train\n", "needs the column case_id"),
+        ("case_id,age\na,7\n", "one of patient, split"),
+        ("case_id,split\na,trian\n", "'trian'.*train, validation, test"),
+        ("case_id,split\na,train\na,test\n", "names the case a twice"),
+        ("case_id,patient,split\na,p,train\nb,p,test\n", "patient p into two splits"),
+    ],
+)
+def test_a_bad_table_is_told_in_words(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        split_cases(CASES, table(tmp_path, text))
+
+
+def test_a_table_that_is_no_text_is_told_in_words(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(b"case_id\xff\xfe,split\n")
+    with pytest.raises(UsageError, match="UTF-8"):
+        split_cases(CASES, SplitConfig(patients=str(tmp_path / "x.csv")))
