@@ -8,12 +8,13 @@ from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from segray.report.theme import ACCENT, FAINT, FEW_COLOURS, SECOND, new_figure, plain, structure_colours, tidy
+from segray.report.theme import ACCENT, FAINT, FEW_COLOURS, SECOND, WIDTH, new_figure, plain, structure_colours, tidy
 
 Texts = Mapping[str, str]
 
-_WIDTH, _HEIGHT = 5.4, 3.3
+_HEIGHT = 3.2
 _NAMED_LINES = 12
 
 
@@ -24,7 +25,7 @@ def column(rows: Sequence[Texts], name: str) -> list[float]:
 
 def loss_curve(epochs: Sequence[Texts], steps: Sequence[Texts] = ()) -> Figure:
     """Training loss an epoch with its parts, over the loss a step where ``steps.csv`` is there."""
-    figure = new_figure(_WIDTH, _HEIGHT)
+    figure = new_figure(WIDTH, _HEIGHT)
     axes = figure.add_subplot()
     tidy(axes, title="Training loss", x="step", y="loss")
     of_step = next((name for name in ("loss", "train_loss") if steps and name in steps[0]), None)
@@ -44,9 +45,10 @@ def loss_curve(epochs: Sequence[Texts], steps: Sequence[Texts] = ()) -> Figure:
 
 def dice_curve(epochs: Sequence[Texts]) -> Figure:
     """Validation Dice an epoch: the mean, and every structure as a thin line; named where they are few."""
-    figure = new_figure(_WIDTH, _HEIGHT)
+    figure = new_figure(WIDTH, _HEIGHT)
     axes = figure.add_subplot()
     tidy(axes, title="Validation Dice", x="epoch", y="Dice")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     prefix = "val_dice_"
     names = [name.removeprefix(prefix) for name in (epochs[0] if epochs else {}) if name.startswith(prefix)]
     colours = structure_colours(names)
@@ -62,9 +64,10 @@ def dice_curve(epochs: Sequence[Texts]) -> Figure:
 
 def learning_rate_curve(epochs: Sequence[Texts]) -> Figure:
     """Learning rate at the end of every epoch."""
-    figure = new_figure(_WIDTH, _HEIGHT)
+    figure = new_figure(WIDTH, _HEIGHT)
     axes = figure.add_subplot()
     tidy(axes, title="Learning rate", x="epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _line(axes, column(epochs, "epoch"), column(epochs, "lr"), ACCENT, None)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
     axes.set_ylim(bottom=0)
@@ -73,9 +76,10 @@ def learning_rate_curve(epochs: Sequence[Texts]) -> Figure:
 
 def data_wait_curve(epochs: Sequence[Texts]) -> Figure:
     """Share of an epoch's time that waited for data, in %: what the readers cost the device."""
-    figure = new_figure(_WIDTH, _HEIGHT)
+    figure = new_figure(WIDTH, _HEIGHT)
     axes = figure.add_subplot()
     tidy(axes, title="Time that waited for data", x="epoch", y="% of wait and step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     shares = [100 * wait_share(wait, step) for wait, step in zip(*_times(epochs), strict=True)]
     _line(axes, column(epochs, "epoch"), shares, SECOND, None)
     highest = max((share for share in shares if not math.isnan(share)), default=0.0)

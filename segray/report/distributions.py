@@ -9,20 +9,20 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from segray.report.theme import INK, list_structures, listing_height, new_figure, structure_colours, tidy
+from segray.report.theme import INK, WIDTH, list_structures, listing_height, new_figure, structure_colours, tidy
 
-_WIDTH = 7.2
 _MOST_POINTS = 400
 
 
 def dice_distribution(by_structure: Mapping[str, Sequence[float]]) -> Figure:
-    """A box and the single cases a structure, in the given order; NaN values are left out.
+    """A box and the single cases a structure, in the given order; NaN and structures of nothing else are left out.
 
     Args:
         by_structure: structure to its Dice in every case, 0..1.
     """
     values = {name: present(dice) for name, dice in by_structure.items()}
-    figure = new_figure(_WIDTH, listing_height(len(values)))
+    values = {name: found for name, found in values.items() if found.size}
+    figure = new_figure(WIDTH, listing_height(len(values)))
     axes = figure.add_subplot()
     tidy(axes, title="Dice in the single cases", x="Dice", grid="x")
     draw_strips(axes, values)
@@ -35,9 +35,9 @@ def structure_ranking(by_structure: Mapping[str, Sequence[float]]) -> Figure:
     values = {name: present(dice) for name, dice in by_structure.items()}
     ranked = sorted((name for name in values if values[name].size), key=lambda name: -float(values[name].mean()))
     colours = structure_colours(list(by_structure))
-    figure = new_figure(_WIDTH, listing_height(len(ranked)))
+    figure = new_figure(WIDTH, listing_height(len(ranked)))
     axes = figure.add_subplot()
-    tidy(axes, title="Structures by mean Dice (line: 10th to 90th percentile of cases)", x="mean Dice", grid="x")
+    tidy(axes, title="Mean Dice (line: 10th to 90th percentile of cases)", x="mean Dice", grid="x")
     for row, name in enumerate(ranked):
         mean = float(values[name].mean())
         low, high = np.percentile(values[name], [10, 90])

@@ -12,8 +12,8 @@ from segray.case import LabelMap
 from segray.errors import SegrayError, UsageError
 from segray.evaluation.tables import read_csv_rows, read_table
 
-RUN_FILES = ("metrics.csv", "config.yaml")
-"""One of these makes a folder a run folder."""
+RUN_FILES = ("config.yaml", "history.json")
+"""One of these makes a folder a run folder; a metrics.csv does not, since an evaluation leaves one too."""
 
 PREDICTION_FILES = ("cases.parquet", "metrics.parquet")
 """One of these makes a folder a prediction folder."""

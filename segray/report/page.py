@@ -164,10 +164,11 @@ def _structures(page: _Page) -> list[Markup]:
         if storage.exists(storage.join(files.folder, name))
     ]
     links = [Markup(f'<p class="soft">All numbers: {", ".join(one.html for one in tables)}</p>')] if tables else []
-    return [_dice_table(files) if files.metrics else _volume_table(files), *links]
+    return [*(_dice_table(files) if files.metrics else [_volume_table(files)]), *links]
 
 
-def _dice_table(files: PredictionFiles) -> Markup:
+def _dice_table(files: PredictionFiles) -> list[Markup]:
+    """The table of all structures that some case holds, and a line on the others."""
     head = [
         "structure",
         "Dice",
@@ -183,14 +184,20 @@ def _dice_table(files: PredictionFiles) -> Markup:
     ]
     of = {(line["structure"], line["metric"]): line for line in summarise(files.metrics)}
     rows: list[list[Cell]] = []
+    absent: list[str] = []
     for name in dict.fromkeys([*files.structures, *(structure for structure, _ in of)]):
-        if (name, "dice") not in of:
+        if (name, "dice") not in of or of[name, "dice"]["n"] == 0:
+            absent.append(name)
             continue
         dice = of[name, "dice"]
         means = [of[name, metric]["mean"] for metric in ("iou", "precision", "recall", "volume_error_ml")]
         row = [name, *(dice[key] for key in ("mean", "sd", "median", "min")), *means, dice["n"], dice["n_missing"]]
         rows.append(row)
-    return html.table(head, rows)
+    shown = [html.table(head, rows)]
+    if absent:
+        text = f"In no measured case, neither in truth nor mask ({len(absent)}): {', '.join(absent)}."
+        shown.append(html.paragraph(text, "soft"))
+    return shown
 
 
 def _volume_table(files: PredictionFiles) -> Markup:
@@ -208,26 +215,18 @@ def _measured(page: _Page) -> list[Markup]:
         return []
     made = []
     if files.metrics:
-        dice = files.of_structures("dice")
+        dice, pairs = files.of_structures("dice"), files.volume_pairs()
+        ranking, spread = distributions.structure_ranking(dice), distributions.dice_distribution(dice)
+        agreement, difference = volumes.volume_agreement(pairs), volumes.volume_difference(pairs)
         made = [
-            page.plot(
-                "structure_ranking", distributions.structure_ranking(dice), "Structures ranked by their mean Dice."
-            ),
-            page.plot("dice_distribution", distributions.dice_distribution(dice), "Dice of every case a structure."),
+            page.plot("structure_ranking", ranking, "Structures ranked by their mean Dice."),
+            page.plot("dice_distribution", spread, "Dice of every case, structure by structure."),
+            page.plot("volume_agreement", agreement, "Predicted against true volume; the line is equality."),
+            page.plot("volume_difference", difference, "Relative volume difference, its bias and limits."),
         ]
-        pairs = files.volume_pairs()
-        agreement = [
-            page.plot(
-                "volume_agreement", volumes.volume_agreement(pairs), "Predicted against true volume, line: equal."
-            ),
-            page.plot(
-                "volume_difference", volumes.volume_difference(pairs), "Relative volume difference, bias and limits."
-            ),
-        ]
-        made.append(html.pictures(agreement, pairs=True))
-    spread = volumes.case_volumes(files.volumes())
-    made.append(page.plot("case_volumes", spread, "Predicted volume of every case a structure, in ml."))
-    return [html.pictures(made)]
+    sizes = volumes.case_volumes(files.volumes())
+    made.append(page.plot("case_volumes", sizes, "Predicted volume of every case, structure by structure."))
+    return [html.pictures(made, pairs=True)]
 
 
 def _training(page: _Page) -> list[Markup]:

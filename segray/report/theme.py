@@ -9,6 +9,7 @@ from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from segray import storage
 
@@ -19,8 +20,11 @@ ACCENT = "#4477AA"
 SECOND = "#EE6677"
 INK = "#333333"
 FAINT = "#BBBBBB"
-DPI = 130
-ROW_INCHES = 0.24
+DPI = 160
+WIDTH = 5.2
+"""Inches of every plot but the overlays: narrow enough that its texts can be read on a phone."""
+
+ROW_INCHES = 0.22
 """Height of one structure in plots that list structures from top to bottom, so that 100 of them stay readable."""
 
 _GOLDEN = 0.6180339887498949
@@ -71,6 +75,17 @@ def list_structures(axes: Axes, names: Sequence[str]) -> None:
     """Name the rows 0, 1, ... of the y axis, the first on top."""
     axes.set_yticks(range(len(names)), [plain(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
+
+
+def logarithmic(axes: Axes, sides: Literal["x", "both"]) -> None:
+    """Make the axes logarithmic with plain numbers (1, 10, 100) instead of powers."""
+    axes.set_xscale("log")
+    if sides == "both":
+        axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis)[: 1 if sides == "x" else 2]:
+        axis.set_major_formatter(LogFormatter())
+        axis.set_minor_formatter(LogFormatter(minor_thresholds=(1.0, 0.4)))
+    axes.tick_params(which="minor", labelsize=7, colors=INK)
 
 
 def png_bytes(figure: Figure) -> bytes:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from segray.report.distributions import draw_strips, present
-from segray.report.theme import INK, listing_height, new_figure, plain, structure_colours, tidy
+from segray.report.theme import INK, WIDTH, listing_height, logarithmic, new_figure, plain, structure_colours, tidy
 
 Pairs = Mapping[str, Sequence[tuple[float, float]]]
 """Structure to (true ml, predicted ml) of every case that holds it."""
@@ -22,7 +22,7 @@ def volume_agreement(pairs: Pairs) -> Figure:
 
     A volume of 0 is drawn at the lower edge, where it stands out as a missed or invented structure.
     """
-    figure = new_figure(5.4, 5.0)
+    figure = new_figure(WIDTH, WIDTH)
     axes = figure.add_subplot()
     tidy(axes, title="Volume, predicted against true", x="true volume (ml)", y="predicted volume (ml)", grid="both")
     found = np.array([pair for of_structure in pairs.values() for pair in of_structure], dtype=np.float64).reshape(
@@ -32,8 +32,7 @@ def volume_agreement(pairs: Pairs) -> Figure:
     low, high = (positive.min() / 2, positive.max() * 2) if positive.size else (0.1, 10.0)
     axes.plot([low, high], [low, high], color=INK, linewidth=1.0, linestyle="--", label="equal")
     _scatter(axes, {name: np.maximum(_array(of_structure), low) for name, of_structure in pairs.items()})
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    logarithmic(axes, "both")
     axes.set_xlim(low / 1.2, high)
     axes.set_ylim(low / 1.2, high)
     return figure
@@ -41,7 +40,7 @@ def volume_agreement(pairs: Pairs) -> Figure:
 
 def volume_difference(pairs: Pairs) -> Figure:
     """Difference over mean in % against the mean volume, with bias and 1.96 sd (Bland and Altman, Lancet 1986)."""
-    figure = new_figure(5.4, 5.0)
+    figure = new_figure(WIDTH, WIDTH)
     axes = figure.add_subplot()
     tidy(
         axes,
@@ -72,20 +71,21 @@ def volume_difference(pairs: Pairs) -> Figure:
             transform=axes.transAxes,
             color=INK,
         )
-    axes.set_xscale("log")
+    if every.size:
+        logarithmic(axes, "x")
     return figure
 
 
 def case_volumes(by_structure: Mapping[str, Sequence[float]]) -> Figure:
     """Predicted volume in ml of every case a structure, on a logarithmic axis; cases without the structure left out."""
     values = {name: present(volumes) for name, volumes in by_structure.items()}
-    values = {name: volumes[volumes > 0] for name, volumes in values.items()}
-    figure = new_figure(7.2, listing_height(len(values)))
+    values = {name: volumes[volumes > 0] for name, volumes in values.items() if (volumes > 0).any()}
+    figure = new_figure(WIDTH, listing_height(len(values)))
     axes = figure.add_subplot()
     tidy(axes, title="Predicted volumes", x="volume (ml)", grid="x")
     draw_strips(axes, values)
     if any(volumes.size for volumes in values.values()):
-        axes.set_xscale("log")
+        logarithmic(axes, "x")
     return figure
 
 
@@ -100,4 +100,4 @@ def _scatter(axes: Axes, points: Mapping[str, np.ndarray]) -> None:
             at[:, 0], at[:, 1], s=16, color=colours[name], alpha=0.8, linewidths=0, label=plain(name), zorder=3
         )
     if 0 < len(points) <= _NAMED_POINTS:
-        axes.legend(fontsize=7, frameon=False, loc="upper left")
+        axes.legend(fontsize=7, frameon=False, loc="best")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 import segray.report
 from segray.errors import SegrayError, UsageError
+from segray.evaluation.tables import write_table
 from segray.report.page import write_report
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -132,6 +134,23 @@ def test_sixty_structures(tmp_path: Path) -> None:
     text, links = parse(write_report(str(tmp_path)))
     assert {"structure_ranking", "validation_dice", "overlay_a1"} <= drawn(links)
     assert all(f">{name}<" in text for name in names)
+
+
+def test_an_evaluated_prediction_folder_is_no_run(tmp_path: Path) -> None:
+    write_predictions(tmp_path, NAMES, ["a1"])
+    assert (tmp_path / "metrics.csv").is_file()
+    _, links = parse(write_report(str(tmp_path)))
+    assert "loss" not in drawn(links)
+
+
+def test_structures_of_no_case_are_named_below_the_table(tmp_path: Path) -> None:
+    write_predictions(tmp_path, NAMES, ["a1"])
+    rows = [
+        {"case_id": "a1", "structure": name, "dice": value} for name, value in (("liver", 0.5), ("spleen", math.nan))
+    ]
+    write_table(str(tmp_path), "metrics", rows)
+    text, _ = parse(write_report(str(tmp_path)))
+    assert "neither in truth nor mask (2): spleen, lung $x$ &lt;i&gt;." in text
 
 
 def test_the_folder_can_be_moved(tmp_path: Path) -> None:

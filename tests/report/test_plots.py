@@ -25,6 +25,13 @@ def test_ranking_sorts_by_mean_and_drops_the_unmeasured() -> None:
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([0.9, 0.3])
 
 
+def test_structures_of_no_case_take_no_row() -> None:
+    figure = distributions.dice_distribution({"none": [math.nan], "liver": [0.5]})
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["liver"]
+    figure = volumes.case_volumes({"none": [0.0, math.nan], "liver": [3.0]})
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["liver"]
+
+
 def test_listing_grows_with_the_structures() -> None:
     many = {f"structure_{index}": [0.5, 0.6] for index in range(100)}
     assert distributions.structure_ranking(many).get_figheight() > 20
@@ -70,7 +77,7 @@ def test_missed_structures_stay_on_the_logarithmic_axes() -> None:
     assert figure.axes[0].collections[0].get_offsets().min() > 0
 
 
-@pytest.mark.parametrize("found", [{}, {"liver": []}, {"liver": [math.nan, 0.0]}])
+@pytest.mark.parametrize("found", [{}, {"liver": []}, {"liver": [], "gut": []}, {"liver": [math.nan, 0.0]}])
 def test_plots_of_nothing_are_drawn(found: dict[str, list[float]]) -> None:
     pairs = {name: [(0.0, 0.0)] for name in found}
     for figure in (
