@@ -53,16 +53,16 @@ def drawn(links: Links) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def whole_page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of a run with its predictions, drawn once."""
     base = tmp_path_factory.mktemp("report")
     write_run(base / "run", NAMES)
     write_predictions(base / "pred", NAMES, ["a1", "b2", "c3", "d4"])
-    return base / "run", base / "pred"
+    return write_report(str(base / "run"), predictions=str(base / "pred"))
 
 
-def test_run_and_predictions_on_one_page(folders: tuple[Path, Path]) -> None:
-    run, predictions = folders
-    text, links = parse(write_report(str(run), predictions=str(predictions)))
+def test_run_and_predictions_on_one_page(whole_page: str) -> None:
+    text, links = parse(whole_page)
     curves = {"loss", "validation_dice", "learning_rate", "data_wait"}
     plots = {"structure_ranking", "dice_distribution", "volume_agreement", "volume_difference", "case_volumes"}
     assert drawn(links) == curves | plots | {"overlay_a1", "overlay_c3", "overlay_d4"}
@@ -71,9 +71,8 @@ def test_run_and_predictions_on_one_page(folders: tuple[Path, Path]) -> None:
     assert "Not in this report" not in text
 
 
-def test_texts_of_files_are_escaped(folders: tuple[Path, Path]) -> None:
-    run, predictions = folders
-    text, links = parse(write_report(str(run), predictions=str(predictions)))
+def test_texts_of_files_are_escaped(whole_page: str) -> None:
+    text, links = parse(whole_page)
     assert "script" not in links.tags
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert "&lt;script&gt;x&lt;/script&gt; &amp; no NIfTI" in text
@@ -81,9 +80,8 @@ def test_texts_of_files_are_escaped(folders: tuple[Path, Path]) -> None:
     assert "x&lt;y" in text
 
 
-def test_worst_cases_come_first(folders: tuple[Path, Path]) -> None:
-    _, predictions = folders
-    text, _ = parse(write_report(str(predictions)))
+def test_worst_cases_come_first(whole_page: str) -> None:
+    text, _ = parse(whole_page)
     worst = text[text.index('id="worst"') : text.index('id="failed"')]
     order = re.findall(r'<td class="text">([abcd]\d)</td>', worst)
     assert order == ["d4", "c3", "b2", "a1"]
