@@ -259,7 +259,6 @@ def scores_to_labels(scores: Tensor, placement: Placement, *, at_once: int = LAB
         ValueError: the scores are not on the canvas of the placement, or it crops.
     """
     import torch
-    from torch.nn import functional
 
     count, channels, height, width = scores.shape
     if (height, width) != placement.canvas or placement.crops:
@@ -267,14 +266,28 @@ def scores_to_labels(scores: Tensor, placement: Placement, *, at_once: int = LAB
     (y, x), _ = placement.windows()
     inside = scores[:, :, y, x]
     dtype = torch.uint8 if channels <= 256 else torch.int16
-    best = torch.full((count, *placement.original), -torch.inf, device=scores.device)
-    labels = torch.zeros(best.shape, dtype=dtype, device=scores.device)
-    for start in range(0, channels, at_once):
-        chunk = inside[:, start : start + at_once].float()
-        if placement.resamples:
-            chunk = functional.interpolate(chunk, size=placement.original, mode="bilinear", align_corners=False)
-        for number in range(chunk.shape[1]):
-            plane = chunk[:, number]
-            labels.masked_fill_(plane > best, start + number)
-            torch.maximum(best, plane, out=best)
+    labels = torch.zeros((count, *placement.original), dtype=dtype, device=scores.device)
+    # On a CPU the planes of one slice stay in its cache; a GPU wants the whole slab at once.
+    step = 1 if scores.device.type == "cpu" else max(count, 1)
+    for start in range(0, count, step):
+        _running_maximum(inside[start : start + step], labels[start : start + step], at_once)
     return labels
+
+
+def _running_maximum(scores: Tensor, labels: Tensor, at_once: int) -> None:
+    """Put the index of the largest of (n, L, h, w) scores into ``labels`` (n, Y, X), which are 0."""
+    import torch
+    from torch.nn import functional
+
+    size = (labels.shape[-2], labels.shape[-1])
+    best = torch.full(labels.shape, -torch.inf, device=scores.device)
+    higher = torch.empty(labels.shape, dtype=torch.bool, device=scores.device)
+    for start in range(0, scores.shape[1], at_once):
+        chunk = scores[:, start : start + at_once].float()
+        if chunk.shape[-2:] != size:
+            chunk = functional.interpolate(chunk, size=size, mode="bilinear", align_corners=False)
+        for number, plane in enumerate(chunk.unbind(1), start=start):
+            torch.gt(plane, best, out=higher)
+            # The index only rises, so the maximum does what a masked assignment would, four times as fast.
+            torch.maximum(labels, higher.to(labels.dtype).mul_(number), out=labels)
+            torch.maximum(best, plane, out=best)
