@@ -9,11 +9,11 @@ fixed size, zstd-1: what a table library makes of an array column). All are read
 adds the normalisation of a window to [-1, 1] on the CPU, which on a GPU the device does.
 
 Predicted from decoding alone, before the reader was measured (blosc2, one core): byte shuffle + zstd-1 0.30 ms an
-image, bit shuffle + zstd-1 in blocks of 128 KiB without split 0.29 ms and 8 % smaller, bit shuffle + lz4 0.12 ms and
-19 % larger; labels 0.045 ms, both checksums 0.004 ms: so at most 2,900 slices/s for zstd and 5,900 for lz4 if reading
-cost nothing. What came: 2,100 to 2,700 for zstd, 3,100 to 3,300 for lz4, on a shared machine. The copy out of Parquet
-and the page faults of new batches cost 0.1 ms a slice, so lz4 gains less than its decoder promises. The bit shuffle
-became the default: smaller, and not slower.
+image, bit shuffle + zstd-1 in blocks of 128 KiB without split 0.29 ms and 1 to 8 % smaller, bit shuffle + lz4 0.12 ms
+and 5 to 19 % larger; labels 0.045 ms, both checksums 0.004 ms: so at most 2,900 slices/s for zstd and 5,900 for lz4 if
+reading cost nothing. What came: 2,100 to 2,700 for zstd, 3,100 to 3,300 for lz4, on a shared machine. The copy out of
+Parquet and the page faults of new batches cost 0.1 ms a slice, so lz4 gains less than its decoder promises. The bit
+shuffle became the default: smaller, and not slower.
 """
 
 from __future__ import annotations
