@@ -17,9 +17,9 @@ from segray.evaluation.counting import count_pair
 from segray.evaluation.metrics import case_rows
 from segray.evaluation.tables import overall, summarise, write_table
 from segray.formats.source import CaseSource
+from segray.pipelines.failures import reason_for
 from segray.pipelines.ledger import Ledger
 from segray.pipelines.predict import PREDICTION
-from segray.pipelines.predict_stages import reason_for
 from segray.pipelines.runtime import ray_session
 
 Watcher = Callable[[dict[str, Any], int, int], None]

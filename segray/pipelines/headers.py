@@ -11,7 +11,7 @@ import ray
 
 from segray import formats
 from segray.formats.source import CaseSource
-from segray.pipelines.predict_stages import reason_for
+from segray.pipelines.failures import reason_for
 from segray.pipelines.runtime import READ_TASK_CPUS
 
 CASES_A_TASK = 16

@@ -22,8 +22,8 @@ from segray.errors import CaseError, UsageError
 from segray.formats.source import CaseSource
 from segray.grid import Grid, fill_value, resolve_grid
 from segray.pipelines.admission import memory_classes
+from segray.pipelines.failures import reason_for
 from segray.pipelines.headers import Planned, read_headers
-from segray.pipelines.predict_stages import reason_for
 from segray.pipelines.runtime import MIB, ray_session
 from segray.resample import image_to_grid, labels_to_grid
 from segray.shards.index import build_index

@@ -24,9 +24,14 @@ class Ledger:
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._rows: dict[str, Row] = {}
-        if storage.exists(storage.join(folder, LEDGER)):
-            for line in storage.read_text(storage.join(folder, LEDGER)).splitlines():
+        path = storage.join(folder, LEDGER)
+        if storage.exists(path):
+            text = storage.read_text(path)
+            for line in text.splitlines():
                 self._take(line)
+            if text and not text.endswith("\n"):
+                # A crash cut the last line: end it, so that the next row does not grow onto it.
+                storage.append_line(path, "")
 
     def _take(self, line: str) -> None:
         """A line cut by a crash in the middle of writing is no finished case."""

@@ -15,10 +15,10 @@ from segray import formats, storage
 from segray.case import Geometry, LabelMap, Volume
 from segray.config import PredictConfig
 from segray.engine.predictor import Predictor
-from segray.errors import SegrayError
 from segray.evaluation.statistics import structure_statistics
 from segray.formats.source import CaseSource
 from segray.nets.bundle import load_bundle
+from segray.pipelines.failures import reason_for
 from segray.pipelines.ledger import to_line
 
 Row = dict[str, Any]
@@ -61,15 +61,6 @@ def volume_of(table: pa.Table, name: str, dtype: str, size: tuple[int, int, int]
     chunk = table.column(name).combine_chunks()
     array = chunk.chunk(0) if isinstance(chunk, pa.ChunkedArray) else chunk
     return np.frombuffer(array[0].as_buffer(), dtype=dtype).reshape(size)
-
-
-def reason_for(error: BaseException) -> str:
-    """Why a case failed, in words: the sentence of a known error, the kind and text of an unexpected one."""
-    if isinstance(error, SegrayError):
-        return str(error)
-    if isinstance(error, MemoryError):
-        return "The memory of the node did not suffice for this case."
-    return f"Unexpected {type(error).__name__}: {error}"
 
 
 def read_stage(table: pa.Table) -> pa.Table:

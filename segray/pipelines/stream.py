@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import ray
 from ray.data import DataContext
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from segray.pipelines.runtime import MIB, READ_TASK_CPUS
 from segray.shards.index import Visit
@@ -21,6 +21,8 @@ TASK_BYTES = 64 * MIB
 
 BLOCK_BYTES = 8 * MIB
 """Compressed bytes of a block: small enough that the first batch comes soon and memory stays flat."""
+
+NODE_LABEL = "ray.io/node-id"
 
 VISITS_A_PASS = 20_000
 """Visits of one Ray Data execution: epochs are strung together up to this, since every start costs a second."""
@@ -113,12 +115,12 @@ def stream_tables(
     context = DataContext.get_current().copy()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
-    remote_args = {}
+    near: dict[str, Any] = {}
     if here:
         node = ray.get_runtime_context().get_node_id()
-        remote_args["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=True)
+        near = {"label_selector": {NODE_LABEL: node}, "fallback_strategy": [{"label_selector": {}}]}
     with DataContext.current(context):
         dataset = ray.data.read_datasource(
-            ShardDatasource(folder, spans), override_num_blocks=len(spans), num_cpus=cpus, ray_remote_args=remote_args
+            ShardDatasource(folder, spans), override_num_blocks=len(spans), num_cpus=cpus, **near
         )
     yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)

@@ -41,13 +41,17 @@ class TrainSummary:
     best_dice: float | None
 
 
-def train(config: Config, *, resume: str | None = None, watcher: Watcher | None = None) -> TrainSummary:
+def train(
+    config: Config, *, resume: str | None = None, stop_after: int = 0, watcher: Watcher | None = None
+) -> TrainSummary:
     """Train a net on shards, or go on with an interrupted run.
 
     Args:
         config: the settings; ``train.shards`` and ``train.run`` are needed. With ``resume`` the run's own
             ``config.yaml`` is used, and only ``ray`` is taken from here.
         resume: the run folder to go on with, from its last checkpoint.
+        stop_after: halt when this epoch is finished, to go on later by ``resume``; the schedule is that of all
+            epochs. 0: no halt.
         watcher: called about once a second with the content of ``progress.json``.
 
     Raises:
@@ -65,12 +69,13 @@ def train(config: Config, *, resume: str | None = None, watcher: Watcher | None 
         run.begin(dump_config(config))
     with ray_session(config.ray):
         shape = worker_shape(config.train.workers, config.train.cpus_per_worker, config.train.gpu)
+        run.write_history(fatal="", finished=False)
         run.log(f"start: {config.train.workers} workers, each {shape.cpus:g} CPUs and {shape.gpus:g} GPUs")
         with ExitStack() as stack:
             if watcher is not None:
                 stack.enter_context(_Watch(run, watcher))
-            _fit(config, run, shape)
-    run.write_history(finished=True)
+            _fit(config, run, shape, stop_after)
+    run.write_history(finished=not stop_after or stop_after >= config.train.epochs)
     return summarise(run)
 
 
@@ -100,11 +105,15 @@ def _with_absolute_paths(config: Config, run: RunFolder) -> Config:
     return config.model_copy(update={"train": config.train.model_copy(update=paths)})
 
 
-def _fit(config: Config, run: RunFolder, shape: WorkerShape) -> None:
+def _fit(config: Config, run: RunFolder, shape: WorkerShape, stop_after: int) -> None:
     resources = {"CPU": shape.cpus} | ({"GPU": shape.gpus} if shape.gpus else {})
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"config": config.model_dump(mode="json"), "threads": shape.threads},
+        train_loop_config={
+            "config": config.model_dump(mode="json"),
+            "threads": shape.threads,
+            "stop_after": stop_after,
+        },
         scaling_config=ScalingConfig(
             num_workers=config.train.workers,
             use_gpu=shape.gpus > 0,
@@ -118,24 +127,22 @@ def _fit(config: Config, run: RunFolder, shape: WorkerShape) -> None:
             checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=SCORE),
         ),
     )
+    reason = ""
     try:
         trainer.fit()
-    except SegrayError:
-        raise
-    except Exception as error:
+    except Exception as error:  # what Ray wraps is told below in one sentence; the details are in run.log
+        reason = reason_of(error)
         run.log(f"failed: {error!r}")
+    reason = run.history().get("fatal") or reason
+    if reason:
         raise SegrayError(
-            f"The training stopped: {reason_of(error)}",
+            f"The training stopped: {reason}",
             mend=f"See {run.file('run.log')}; go on by `segray train --resume {run.path}`.",
-        ) from error
+        )
 
 
 def reason_of(error: BaseException) -> str:
-    """The first sentence of the error that a worker raised, out of Ray's wrapping."""
-    failures = getattr(error, "worker_failures", None) or {}
-    for failure in failures.values():
-        cause = getattr(failure, "cause", None) or failure
-        return str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+    """The last line of what a worker raised, out of Ray's wrapping."""
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__
 

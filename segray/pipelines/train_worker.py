@@ -7,6 +7,7 @@ import os
 import socket
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -30,6 +31,7 @@ from segray.evaluation.metrics import dice
 from segray.nets.bundle import save_bundle
 from segray.nets.normalise import Normalisation
 from segray.nets.unet import build_net
+from segray.pipelines.failures import reason_for
 from segray.pipelines.feed import EpochFeed, steps_a_worker
 from segray.pipelines.run_folder import BUNDLE, RunFolder
 from segray.shards.index import SliceIndex, load_index
@@ -59,12 +61,26 @@ class Position:
     stale: int = 0
 
 
+FATAL = (SegrayError, AttributeError, TypeError, NameError, LookupError, ValueError, ImportError)
+"""Errors that would come again: such a run is not replayed from its last checkpoint, it ends."""
+
+
 def train_worker(loop: dict[str, Any]) -> None:
     """The train function of Ray Train; ``loop`` holds the config as a dictionary and the threads to use."""
+    config = parse_config(loop["config"])
+    run = RunFolder(str(config.train.run))
+    if run.history().get("fatal"):
+        return
     torch.set_num_threads(int(loop["threads"]))
-    session = _Session(parse_config(loop["config"]))
-    session.restore()
-    session.train()
+    try:
+        session = _Session(config)
+        session.restore()
+        session.train(int(loop["stop_after"]))
+    except Exception as error:
+        run.log(f"worker {socket.gethostname()}:{os.getpid()} failed:\n{traceback.format_exc().rstrip()}")
+        if isinstance(error, FATAL):
+            run.write_history(fatal=reason_for(error))
+        raise
 
 
 class _Session:
@@ -124,17 +140,15 @@ class _Session:
             starts.append({"after_epoch": self.position.epoch, "workers": everyone})
             self.run.write_history(workers=everyone, starts=starts, segray=__version__)
 
-    def train(self) -> None:
-        """Epochs until the last, the time limit or the end of patience."""
+    def train(self, stop_after: int) -> None:
+        """Epochs until the last, ``stop_after``, the time limit or the end of patience."""
         train = self.config.train
-        if self.position.epoch >= train.epochs:
-            return
         feed = EpochFeed(self.folder, self.index, self.config, self.rank, self.world, self.position.epoch)
         clock = time.monotonic() - self.position.seconds
         for epoch in range(self.position.epoch + 1, train.epochs + 1):
             began = time.monotonic()
             row = self._train_epoch(feed, epoch, clock)
-            last = epoch == train.epochs
+            last = epoch in (train.epochs, stop_after)
             if epoch % train.validate_every == 0 or last:
                 row |= self._validate(epoch)
             self.position.epoch, self.position.seconds = epoch, time.monotonic() - clock
@@ -289,7 +303,7 @@ class _Session:
             self.trainer.network,
             net=self.config.net,
             label_map=self.label_map,
-            grid=self.manifest.grid.to_dict(),
+            grid=self.manifest.grid,
             normalisation=self.normalisation,
             metrics={"validation_dice": best, "epoch": self.position.epoch},
             split={name: self.index.cases(name) for name in ("train", "validation", "test")},
