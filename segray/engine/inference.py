@@ -1,0 +1,77 @@
+"""A network made fast for inference: norms folded, weights in the right type, activations inside convolutions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segray.nets.unet import ConvUnit, UNet, fold_batch_norm
+
+_FUSED = {nn.ReLU: ("relu", []), nn.LeakyReLU: ("leaky_relu", [0.01])}
+"""Activations that oneDNN applies while a convolution's output is still in the cache, with their parameters."""
+
+
+class ForwardPass:
+    """(n, C, H, W) float32 to logits (n, L, H, W) in channels_last, bfloat16 or float32.
+
+    With all norms folded, bfloat16 weights give what autocast gives, bit for bit: autocast rounds the same weights at
+    every call. Networks that keep a norm run under autocast, where the norm stays in float32.
+
+    Attributes:
+        network: the network that is called.
+        fused: True where activations are part of the convolutions (CPU only).
+    """
+
+    def __init__(self, network: UNet, device: torch.device, precision: str) -> None:
+        folded = fold_batch_norm(network).to(device)
+        units = [unit for unit in folded.modules() if isinstance(unit, ConvUnit)]
+        is_folded = all(isinstance(unit.norm, nn.Identity) for unit in units)
+        low = precision == "bf16"
+        if low and is_folded:
+            folded = folded.to(torch.bfloat16)
+        self.network: nn.Module = folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.fused = is_folded and _fuses(device, low) and all(type(unit.activation) in _FUSED for unit in units)
+        if self.fused:
+            _fuse(self.network)
+        self._device, self._autocast = device, low and not is_folded
+        self._dtype = torch.bfloat16 if low and is_folded else torch.float32
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The logits of a batch of normalised slices."""
+        images = images.to(self._dtype).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._autocast):
+            logits: Tensor = self.network(images)
+        return logits
+
+
+class FusedUnit(nn.Module):
+    """A folded :class:`ConvUnit` as one oneDNN call; the operator is the one that torch.compile emits on CPUs."""
+
+    def __init__(self, unit: ConvUnit) -> None:
+        super().__init__()
+        self.conv = unit.conv
+        self._name, self._scalars = _FUSED[type(unit.activation)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve and activate."""
+        conv = self.conv
+        out: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, 1, self._name, self._scalars, ""
+        )
+        return out
+
+
+def _fuses(device: torch.device, low: bool) -> bool:
+    operators: Any = torch.ops.mkldnn
+    if device.type != "cpu" or not hasattr(operators, "_convolution_pointwise"):
+        return False
+    return not low or bool(operators._is_mkldnn_bf16_supported())
+
+
+def _fuse(network: nn.Module) -> None:
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, ConvUnit):
+                setattr(parent, name, FusedUnit(child))

@@ -1,0 +1,217 @@
+"""Voxels of a case in, label indices on the same grid out, slab by slab."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segray.case import Volume, voxel_statistics
+from segray.config import PredictConfig
+from segray.engine.inference import ForwardPass
+from segray.errors import CaseError, UsageError
+from segray.grid import Placement, plan_prediction
+from segray.nets.bundle import Bundle
+from segray.resample import LABELS_AT_ONCE, place_slab, scores_to_labels
+
+CPU_PIXELS = 256 * 256
+"""Pixels a forward pass on a CPU: more slices at once fall out of the cache. Measured at 256x256 with 32..512
+features, bf16, 2 threads: 1 slice 32/s, 2 slices 27/s, 4 slices 28/s, 8 slices 24/s."""
+
+STAGES = ("place", "forward", "labels")
+
+
+class Predictor:
+    """A network that stays resident; deterministic, so that a case has the same mask wherever it is predicted.
+
+    Attributes:
+        bundle: what it was made of.
+        device: where the network is.
+        last_seconds: of the last case: ``place`` (to the grid, normalised), ``forward``, ``labels`` (back to the
+            case's grid, argmax) and ``total``.
+    """
+
+    def __init__(
+        self, bundle: Bundle, config: PredictConfig, device: torch.device | str = "auto", threads: int | None = None
+    ) -> None:
+        """Load the network to the device.
+
+        Args:
+            bundle: network, grid and normalisation.
+            config: precision, slab size, whether to use a GPU.
+            device: ``auto``: a GPU where there is one and ``config.gpu`` allows it, else the CPU.
+            threads: CPU threads of torch in this process; None leaves them as they are.
+
+        Raises:
+            UsageError: a GPU is asked for and there is none, or the bundle's network has more than one input.
+        """
+        if bundle.in_channels != 1:
+            raise UsageError(f"The bundle's network takes {bundle.in_channels} input channels; segray predicts with 1.")
+        if threads is not None:
+            torch.set_num_threads(max(threads, 1))
+        self.bundle, self.device = bundle, choose_device(device, config.gpu)
+        self.last_seconds: dict[str, float] = dict.fromkeys((*STAGES, "total"), 0.0)
+        self._config = config
+        network = bundle.network()
+        self._stride, self._width = network.stride, network.features[0]
+        self._forward = ForwardPass(network, self.device, config.precision)
+        self._channels = bundle.label_map.channels
+
+    def predict(self, voxels: Volume, spacing: tuple[float, float, float]) -> NDArray[Any]:
+        """Label indices of a case.
+
+        Args:
+            voxels: (z, y, x), LPS, any real type; int16 and float32 are used as they are.
+            spacing: (z, y, x) mm.
+
+        Returns:
+            (z, y, x) channel indices on the case's own grid: uint8, or uint16 for more than 256 channels.
+
+        Raises:
+            CaseError: the voxels are no volume, or do not fit the bundle's grid.
+        """
+        if voxels.ndim != 3 or 0 in voxels.shape:
+            raise CaseError(f"A case of shape {voxels.shape} is no volume (z, y, x).")
+        begin = time.perf_counter()
+        depth, height, width = voxels.shape
+        placement = plan_prediction((depth, height, width), spacing, self.bundle.grid, self._stride)
+        statistics = voxel_statistics(voxels) if self.bundle.normalisation.mode == "case" else (0.0, 1.0)
+        out = np.empty(voxels.shape, np.uint8 if self._channels <= 256 else np.uint16)
+        clock = _Clock(self.device)
+        with torch.inference_mode():
+            self._fill(out, voxels, placement, statistics, clock)
+        self.last_seconds = clock.seconds() | {"total": time.perf_counter() - begin}
+        return out
+
+    def slices_at_once(self, canvas: tuple[int, int]) -> int:
+        """Slices a forward pass on a canvas (H, W): the setting, or as many as fit ``slab_mib`` and the cache."""
+        if self._config.batch_slices:
+            return self._config.batch_slices
+        pixels = canvas[0] * canvas[1]
+        # Scores, the planes in float32 that are interpolated together, and the widest skips and their concatenation.
+        bytes_a_pixel = 2 * self._channels + 4 * LABELS_AT_ONCE + 12 * self._width
+        fitting = max(self._config.slab_mib * 2**20 // (bytes_a_pixel * pixels), 1)
+        return min(fitting, max(CPU_PIXELS // pixels, 1)) if self.device.type == "cpu" else fitting
+
+    def warm_up(self) -> None:
+        """Predict one empty slice, so that the first case does not pay for set-up."""
+        grid = self.bundle.grid
+        y, x = grid.spacing or (1.0, 1.0)
+        before = self.last_seconds
+        self.predict(np.full((1, *grid.size), round(grid.fill), dtype=np.int16), (1.0, y, x))
+        self.last_seconds = before
+
+    def _fill(
+        self,
+        out: NDArray[Any],
+        voxels: Volume,
+        placement: Placement,
+        statistics: tuple[float, float],
+        clock: _Clock,
+    ) -> None:
+        step, start = self.slices_at_once(placement.canvas), 0
+        # On a GPU the labels stay there to the end, so that no slab waits for a transfer.
+        pieces: list[Tensor] = []
+        while start < len(voxels):
+            stop = min(start + step, len(voxels))
+            try:
+                labels = self._slab(voxels[start:stop], placement, statistics, clock)
+            except torch.OutOfMemoryError as error:
+                if step == 1:
+                    raise CaseError(
+                        "A single slice does not fit into the memory of the GPU.", mend="Set predict.gpu=no."
+                    ) from error
+                step //= 2
+                torch.cuda.empty_cache()
+                continue
+            if self.device.type == "cpu":
+                out[start:stop] = labels.numpy()
+            else:
+                pieces.append(labels)
+            start = stop
+        if pieces:
+            np.copyto(out, torch.cat(pieces).cpu().numpy(), casting="unsafe")
+
+    def _slab(self, voxels: Volume, placement: Placement, statistics: tuple[float, float], clock: _Clock) -> Tensor:
+        """(n, y, x) voxels to (n, y, x) label indices, on the device."""
+        with clock.stage("place"):
+            dtype = np.int16 if voxels.dtype == np.int16 else np.float32
+            slab = place_slab(
+                np.require(voxels, dtype=dtype, requirements=["C", "W"]), placement, self.bundle.grid, self.device
+            )
+            mean, sd = (torch.full((len(slab),), value, device=self.device) for value in statistics)
+            images = self.bundle.normalisation.apply(slab, mean, sd)
+        with clock.stage("forward"):
+            scores = self._forward(images)
+        with clock.stage("labels"):
+            return labels_of_scores(scores, placement)
+
+
+def labels_of_scores(scores: Tensor, placement: Placement) -> Tensor:
+    """Scores on the canvas to labels on the case's in-plane grid, the way that is fastest for their layout.
+
+    Args:
+        scores: (n, L, H, W), best in channels_last.
+        placement: a placement that crops nothing.
+
+    Returns:
+        (n, Y, X) uint8, or int16 for more than 256 channels; equal to :func:`segray.resample.scores_to_labels`.
+    """
+    if placement.resamples:
+        return scores_to_labels(scores.contiguous(), placement)
+    (y, x), _ = placement.windows()
+    # In channels_last the scores of a pixel are neighbours: a maximum over the last axis reads memory in order.
+    indices = scores[:, :, y, x].permute(0, 2, 3, 1).max(-1).indices
+    return indices.to(torch.uint8 if scores.shape[1] <= 256 else torch.int16)
+
+
+def choose_device(device: torch.device | str, gpu: str) -> torch.device:
+    """The device of ``auto``, ``cpu``, ``cuda`` or ``cuda:1``; ``gpu`` is the setting yes, no or auto.
+
+    Raises:
+        UsageError: a GPU is asked for and there is none.
+    """
+    there = torch.cuda.is_available()
+    if str(device) == "auto":
+        device = "cuda" if gpu == "yes" or (gpu == "auto" and there) else "cpu"
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and not there:
+        raise UsageError("There is no GPU here that torch can use.", mend="Set predict.gpu=no.")
+    return chosen
+
+
+class _Clock:
+    """Seconds a stage; on a GPU by events, so that measuring makes nothing wait."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._sums = dict.fromkeys(STAGES, 0.0)
+        self._events: list[tuple[str, Any, Any]] = []
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        if not self._on_gpu:
+            begin = time.perf_counter()
+            yield
+            self._sums[name] += time.perf_counter() - begin
+            return
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        first.record()
+        yield
+        last.record()
+        self._events.append((name, first, last))
+
+    def seconds(self) -> dict[str, float]:
+        """Sums by stage; waits for the GPU."""
+        if self._events:
+            torch.cuda.synchronize()
+        for name, first, last in self._events:
+            self._sums[name] += first.elapsed_time(last) / 1000.0
+        self._events.clear()
+        return dict(self._sums)

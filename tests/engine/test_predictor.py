@@ -1,0 +1,163 @@
+"""The Predictor against a forward pass over whole slices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from segray.case import LabelMap
+from segray.config import NetConfig, PredictConfig
+from segray.engine.predictor import Predictor, choose_device, labels_of_scores
+from segray.errors import CaseError, UsageError
+from segray.grid import Grid, Placement
+from segray.nets.bundle import Bundle, load_bundle, save_bundle
+from segray.nets.normalise import Normalisation
+from segray.nets.unet import build_net
+from segray.resample import scores_to_labels
+
+EXACT = PredictConfig(precision="float32", gpu="no")
+SPACING = (2.0, 1.0, 1.0)
+
+
+def _bundle(folder: Path, grid: Grid, structures: int = 3, mode: str = "window") -> Bundle:
+    torch.manual_seed(1)
+    net = NetConfig(features=[4, 8, 8])
+    network = build_net(net, 1, structures + 1)
+    for _ in range(3):
+        network(torch.randn(4, 1, 16, 16))
+    save_bundle(
+        str(folder), network, net=net, label_map=LabelMap.of_names(f"s{n}" for n in range(structures)), grid=grid,
+        normalisation=Normalisation(mode),  # type: ignore[arg-type]
+    )  # fmt: skip
+    return load_bundle(str(folder))
+
+
+def _native(height: int, width: int) -> Grid:
+    return Grid("native", (height, width), None, -1024.0)
+
+
+def _voxels(*shape: int) -> np.ndarray:
+    coarse = torch.randn(1, 1, *(max(side // 4, 2) for side in shape), generator=torch.Generator().manual_seed(2))
+    smooth = functional.interpolate(coarse, size=shape, mode="trilinear")[0, 0] * 700
+    return smooth.numpy().astype(np.int16)
+
+
+def _whole(bundle: Bundle, images: torch.Tensor) -> np.ndarray:
+    with torch.inference_mode():
+        return bundle.network()(images).argmax(1).numpy().astype(np.uint8)
+
+
+def _agree(first: np.ndarray, second: np.ndarray) -> float:
+    return float((first == second).mean())
+
+
+def test_native_equals_the_plain_forward_pass(tmp_path: Path) -> None:
+    bundle = _bundle(tmp_path, _native(16, 24))
+    voxels = _voxels(5, 16, 24)
+    found = Predictor(bundle, EXACT).predict(voxels, SPACING)
+    expected = _whole(bundle, bundle.normalisation.apply(torch.from_numpy(voxels), torch.zeros(5), torch.ones(5)))
+    assert found.dtype == np.uint8
+    assert len(np.unique(found)) > 1
+    assert _agree(found, expected) > 0.999
+
+
+@pytest.mark.parametrize("size", [(20, 18), (40, 33), (7, 5)])
+@pytest.mark.parametrize(
+    "grid", [Grid("spacing", (16, 16), (1.5, 1.5), -1024.0), Grid("size", (16, 24), None, -1024.0)]
+)
+def test_any_size_comes_back_on_its_own_grid(tmp_path: Path, grid: Grid, size: tuple[int, int]) -> None:
+    predictor = Predictor(_bundle(tmp_path, grid), EXACT)
+    voxels = _voxels(3, *size)
+    found = predictor.predict(voxels, (3.0, 0.8, 1.1))
+    assert found.shape == voxels.shape
+    assert np.array_equal(found, predictor.predict(voxels, (3.0, 0.8, 1.1)))
+
+
+def test_slab_size_does_not_change_the_labels(tmp_path: Path) -> None:
+    bundle = _bundle(tmp_path, Grid("spacing", (16, 16), (2.0, 2.0), -1024.0))
+    voxels = _voxels(7, 30, 26)
+    results = [
+        Predictor(bundle, PredictConfig(precision="float32", gpu="no", batch_slices=n)).predict(voxels, SPACING)
+        for n in (1, 3, 7)
+    ]
+    assert _agree(results[0], results[1]) > 0.999
+    assert _agree(results[0], results[2]) > 0.999
+
+
+def test_bf16_masks_agree(tmp_path: Path) -> None:
+    bundle = _bundle(tmp_path, _native(32, 32))
+    voxels = _voxels(4, 32, 32)
+    low = Predictor(bundle, PredictConfig(gpu="no")).predict(voxels, SPACING)
+    assert _agree(low, Predictor(bundle, EXACT).predict(voxels, SPACING)) > 0.97
+
+
+def test_case_mode_uses_the_statistics_of_the_whole_case(tmp_path: Path) -> None:
+    bundle = _bundle(tmp_path, _native(16, 16), mode="case")
+    voxels = _voxels(4, 16, 16)
+    predictor = Predictor(bundle, EXACT)
+    assert _agree(predictor.predict(voxels, SPACING), predictor.predict(voxels * 2 + 100, SPACING)) > 0.99
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float64, np.int32, np.float32])
+def test_voxel_types_views_and_read_only_arrays(tmp_path: Path, dtype: type) -> None:
+    predictor = Predictor(_bundle(tmp_path, _native(16, 16)), EXACT)
+    voxels = (_voxels(3, 16, 16) % 200).astype(dtype)
+    expected = predictor.predict(voxels.astype(np.float32), SPACING)
+    view = np.ascontiguousarray(voxels[::-1].transpose(2, 1, 0)).transpose(2, 1, 0)[::-1]
+    view.flags.writeable = False
+    assert np.array_equal(predictor.predict(view, SPACING), expected)
+
+
+def test_many_structures_make_uint16(tmp_path: Path) -> None:
+    found = Predictor(_bundle(tmp_path, _native(8, 8), structures=300), EXACT).predict(_voxels(2, 8, 8), SPACING)
+    assert found.dtype == np.uint16
+    assert found.max() > 255
+
+
+@pytest.mark.parametrize("channels", [3, 40, 300])
+@pytest.mark.parametrize("resampled", [(12, 10), (6, 5)])
+def test_labels_of_scores_equal_the_running_maximum(channels: int, resampled: tuple[int, int]) -> None:
+    placement = Placement((12, 10), resampled, (16, 16), (1, 2))
+    scores = torch.randn(2, channels, 16, 16).bfloat16().contiguous(memory_format=torch.channels_last)
+    assert torch.equal(labels_of_scores(scores, placement), scores_to_labels(scores, placement))
+
+
+def test_slices_at_once_follow_the_memory_and_the_cache(tmp_path: Path) -> None:
+    bundle = _bundle(tmp_path, _native(16, 16))
+
+    def at_once(canvas: tuple[int, int], **settings: Any) -> int:
+        return Predictor(bundle, PredictConfig(gpu="no", **settings)).slices_at_once(canvas)
+
+    assert at_once((512, 512)) == 1
+    assert at_once((64, 64)) == 16
+    assert at_once((64, 64), slab_mib=1) < 16
+    assert at_once((512, 512), batch_slices=5) == 5
+
+
+def test_seconds_and_warm_up(tmp_path: Path) -> None:
+    predictor = Predictor(_bundle(tmp_path, Grid("spacing", (16, 16), (2.0, 2.0), -1024.0)), EXACT)
+    predictor.warm_up()
+    assert predictor.last_seconds["total"] == 0
+    predictor.predict(_voxels(2, 20, 20), SPACING)
+    seconds = predictor.last_seconds
+    assert set(seconds) == {"place", "forward", "labels", "total"}
+    assert 0 < seconds["forward"] < seconds["total"]
+
+
+def test_what_is_no_volume_is_told(tmp_path: Path) -> None:
+    predictor = Predictor(_bundle(tmp_path, _native(16, 16)), EXACT)
+    for shape in ((16, 16), (0, 16, 16)):
+        with pytest.raises(CaseError, match="no volume"):
+            predictor.predict(np.zeros(shape, np.int16), SPACING)
+
+
+def test_a_missing_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="no GPU"):
+        choose_device("auto", "yes")
+    assert choose_device("auto", "auto").type == "cpu"
