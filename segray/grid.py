@@ -151,8 +151,9 @@ def _round_up(side: int, multiple: int) -> int:
 
 
 def _common_size(config: GridConfig, cases: Sequence[Measured], names: Sequence[str]) -> Plane:
+    """The canvas of slices that agree: their size, rounded up for the net; they are padded, never resampled."""
     sizes = [size[1:] for size, _ in cases]
-    common = config.size or max(set(sizes), key=sizes.count)
+    common = max(set(sizes), key=sizes.count)
     odd = [number for number, size in enumerate(sizes) if size != common]
     if odd:
         shown = [f"{names[n] if names else f'case {n}'} ({sizes[n][0]}x{sizes[n][1]})" for n in odd[:5]]
@@ -161,7 +162,7 @@ def _common_size(config: GridConfig, cases: Sequence[Measured], names: Sequence[
             f"Mode native needs slices of one size, {common[0]}x{common[1]}; not so: {', '.join(shown)}{more}.",
             mend="Set ingest.grid.mode=spacing.",
         )
-    return common
+    return config.size or _canvas(config, [common])
 
 
 def resampled_size(size: Plane, spacing: tuple[float, float], target: tuple[float, float]) -> Plane:
@@ -177,13 +178,13 @@ def plan(size: tuple[int, int, int], spacing: tuple[float, float, float], grid: 
     """Where a case lies on the grid's canvas, centred; a case that is larger is cropped around its middle.
 
     Raises:
-        CaseError: mode native, and the case has another size.
+        CaseError: mode native, and the case is larger than the canvas.
     """
     original = size[1:]
     resampled = _resampled(original, spacing, grid)
-    if grid.mode == "native" and original != grid.size:
+    if grid.mode == "native" and (original[0] > grid.size[0] or original[1] > grid.size[1]):
         raise CaseError(
-            f"Its slices are {original[0]}x{original[1]}, those of the shards {grid.size[0]}x{grid.size[1]}.",
+            f"Its slices are {original[0]}x{original[1]}, the canvas of the shards {grid.size[0]}x{grid.size[1]}.",
             mend="Set ingest.grid.mode=spacing.",
         )
     return _placed(original, resampled, grid.size, spacing)

@@ -34,7 +34,7 @@ def test_mode_size_takes_the_largest_case() -> None:
 
 def test_mode_native_names_the_odd_cases_and_the_mend() -> None:
     same = [CASES[0], CASES[0]]
-    assert resolve_grid(GridConfig(mode="native"), same).size == (100, 120)
+    assert resolve_grid(GridConfig(mode="native"), same).size == (112, 128)
     with pytest.raises(UsageError, match=r"c \(200x100\).*mode=spacing"):
         resolve_grid(GridConfig(mode="native"), [*same, CASES[1]], names=("a", "b", "c"))
 

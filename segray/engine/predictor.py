@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from segray.case import Volume, voxel_statistics
 from segray.config import PredictConfig
 from segray.engine.inference import ForwardPass
 from segray.errors import CaseError, UsageError
-from segray.grid import Placement, plan_prediction
+from segray.grid import Grid, Placement, fill_value, plan_prediction
 from segray.nets.bundle import Bundle
 from segray.resample import LABELS_AT_ONCE, place_slab, scores_to_labels
 
@@ -80,12 +81,13 @@ class Predictor:
             raise CaseError(f"A case of shape {voxels.shape} is no volume (z, y, x).")
         begin = time.perf_counter()
         depth, height, width = voxels.shape
-        placement = plan_prediction((depth, height, width), spacing, self.bundle.grid, self._stride)
+        grid = replace(self.bundle.grid, fill=fill_value(voxels))
+        placement = plan_prediction((depth, height, width), spacing, grid, self._stride)
         statistics = voxel_statistics(voxels) if self.bundle.normalisation.mode == "case" else (0.0, 1.0)
         out = np.empty(voxels.shape, np.uint8 if self._channels <= 256 else np.uint16)
         clock = _Clock(self.device)
         with torch.inference_mode():
-            self._fill(out, voxels, placement, statistics, clock)
+            self._fill(out, voxels, (grid, placement), statistics, clock)
         self.last_seconds = clock.seconds() | {"total": time.perf_counter() - begin}
         return out
 
@@ -111,17 +113,17 @@ class Predictor:
         self,
         out: NDArray[Any],
         voxels: Volume,
-        placement: Placement,
+        where: tuple[Grid, Placement],
         statistics: tuple[float, float],
         clock: _Clock,
     ) -> None:
-        step, start = self.slices_at_once(placement.canvas), 0
+        step, start = self.slices_at_once(where[1].canvas), 0
         # On a GPU the labels stay there to the end, so that no slab waits for a transfer.
         pieces: list[Tensor] = []
         while start < len(voxels):
             stop = min(start + step, len(voxels))
             try:
-                labels = self._slab(voxels[start:stop], placement, statistics, clock)
+                labels = self._slab(voxels[start:stop], where, statistics, clock)
             except torch.OutOfMemoryError as error:
                 if step == 1:
                     raise CaseError(
@@ -138,13 +140,14 @@ class Predictor:
         if pieces:
             np.copyto(out, torch.cat(pieces).cpu().numpy(), casting="unsafe")
 
-    def _slab(self, voxels: Volume, placement: Placement, statistics: tuple[float, float], clock: _Clock) -> Tensor:
+    def _slab(
+        self, voxels: Volume, where: tuple[Grid, Placement], statistics: tuple[float, float], clock: _Clock
+    ) -> Tensor:
         """(n, y, x) voxels to (n, y, x) label indices, on the device."""
+        grid, placement = where
         with clock.stage("place"):
             dtype = np.int16 if voxels.dtype == np.int16 else np.float32
-            slab = place_slab(
-                np.require(voxels, dtype=dtype, requirements=["C", "W"]), placement, self.bundle.grid, self.device
-            )
+            slab = place_slab(np.require(voxels, dtype=dtype, requirements=["C", "W"]), placement, grid, self.device)
             mean, sd = (torch.full((len(slab),), value, device=self.device) for value in statistics)
             images = self.bundle.normalisation.apply(slab, mean, sd)
         with clock.stage("forward"):
