@@ -1,0 +1,110 @@
+"""What a folder of cases holds, before any voxel is read: plain data that travels between processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+from segray.case import Geometry, LabelMap
+from segray.errors import SegrayError
+from segray.formats.folder import file_state
+
+
+@dataclass(frozen=True)
+class CaseSource:
+    """The files of one case.
+
+    Attributes:
+        case_id: safe as a file name.
+        image: path or URI of the scan.
+        masks: structure to the path of its binary mask (TotalSegmentator layout), else {}.
+        labels: path of a label volume (pairs), else None.
+        patient: the case id unless known.
+        dropped: values of the label volume that count as background, because their structures are not kept.
+    """
+
+    case_id: str
+    image: str
+    masks: Mapping[str, str] = field(default_factory=dict)
+    labels: str | None = None
+    patient: str = ""
+    dropped: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.patient:
+            object.__setattr__(self, "patient", self.case_id)
+
+    @property
+    def has_labels(self) -> bool:
+        """True where the case has masks or a label volume."""
+        return bool(self.masks) or self.labels is not None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All files of the case, the image first."""
+        labels = () if self.labels is None else (self.labels,)
+        return (self.image, *labels, *(self.masks[name] for name in sorted(self.masks)))
+
+    def fingerprint(self) -> str:
+        """32 hex digits of the names, sizes and times of all files; a file that is gone counts as empty."""
+        digest = hashlib.sha256(json.dumps(sorted(self.masks)).encode())
+        for path in self.files:
+            try:
+                size, changed = file_state(path)
+            except SegrayError:
+                size, changed = -1, 0
+            digest.update(f"{path}\0{size}\0{changed}\n".encode())
+        digest.update(repr(self.dropped).encode())
+        return digest.hexdigest()[:32]
+
+    def to_json(self) -> str:
+        """The source as one line of JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> CaseSource:
+        """Read what :meth:`to_json` wrote."""
+        table = json.loads(text)
+        return cls(**{**table, "dropped": tuple(table.get("dropped", ()))})
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """What a folder holds.
+
+    Attributes:
+        format: totalseg, pairs or images.
+        cases: sorted by case id. A case without labels stands here too, so that it can be predicted.
+        label_map: from the settings, a dataset.json or the mask names; None where only voxel values could tell.
+        problems: (case id or file, reason) of what cannot be used, or not for training.
+        notes: what was understood, a sentence each, for the user.
+    """
+
+    format: str
+    cases: list[CaseSource]
+    label_map: LabelMap | None
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class CaseHeader:
+    """What the header of a case's image says.
+
+    Attributes:
+        size: (z, y, x) voxels.
+        spacing: (z, y, x) mm.
+        voxel_bytes: bytes of the volume once read; where the type cannot tell, the larger of int16 and float32.
+        geometry: the grid of the file.
+        path: the image.
+        notes: what is odd about the header.
+    """
+
+    size: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    voxel_bytes: int
+    geometry: Geometry
+    path: str
+    notes: tuple[str, ...] = ()
