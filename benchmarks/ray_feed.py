@@ -3,12 +3,14 @@
     python benchmarks/ray_feed.py [--slices 2048] [--passes 4] [--small]
 
 The same 512x512 slices (see shard_reading.py) are read (a) by segray's reader in this process on all cores, (b) by
-segray's stream: Ray Data tasks bring compressed row groups, the consumer decodes on all cores, and (c) from typed tensor
-columns through `iter_torch_batches`, as a table library stores arrays. All three count slices from the first batch on, so
-that the start of a pipeline is left out: steady state. In turn in each round; medians, ratios paired within a round.
+segray's stream: Ray Data tasks bring compressed row groups, the consumer decodes on all cores, and (c) from typed
+tensor columns through `iter_torch_batches`, as a table library stores arrays. All three count slices from the first
+batch on, so that the start of a pipeline is left out: steady state. In turn in each round; medians, ratios paired
+within a round.
 
-Predicted: the stream costs one more copy of the compressed bytes (0.2 MB a slice), one Ray task a 64 MiB and the object
-store's bookkeeping a block of 8 MiB: 10 to 25 % of the in-process rate on the same cores. Measured: results/ray_feed.json.
+Predicted: the stream costs one more copy of the compressed bytes (0.2 MB a slice), one Ray task a 64 MiB and the
+object store's bookkeeping a block of 8 MiB: 10 to 25 % of the in-process rate on the same cores. Measured:
+results/ray_feed.json.
 """
 
 from __future__ import annotations
