@@ -68,7 +68,8 @@ def _visible(name: str) -> bool:
 
 
 def _local_listing(root: str) -> tuple[list[str], list[str]]:
-    folders, files = [], []
+    folders: list[str] = []
+    files: list[str] = []
     try:
         with os.scandir(root) as entries:
             for entry in entries:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from isal import igzip_lib, isal_zlib
@@ -20,6 +21,10 @@ MAX_RATIO = 1032
 
 HEAD_BYTES = 1 << 16
 """Compressed bytes read to see a header; header extensions lie behind what is asked for."""
+
+
+DAMAGE: Any = (gzip.BadGzipFile, isal_zlib.IsalError)
+"""What isal raises for a damaged file; its stubs do not say that these are exceptions."""
 
 
 class ByteReader:
@@ -46,7 +51,8 @@ class ByteReader:
         self._data = memoryview(data)
         self._at = 0
         # isal's public IGzipFile copies every read once more; its raw reader fills the caller's buffer.
-        self._gzip = isal_zlib._GzipReader(data, HEAD_BYTES) if self.is_gzip else None
+        raw_reader: Any = isal_zlib._GzipReader
+        self._gzip = raw_reader(data, HEAD_BYTES) if self.is_gzip else None
         self.most = (len(data) * MAX_RATIO if self.is_gzip else len(data)) if whole else None
         """The most bytes that can come out; None where the file's length is unknown."""
 
@@ -59,7 +65,7 @@ class ByteReader:
             done = len(piece)
             self._at += done
         else:
-            done = self._inflate_into(memoryview(buffer))
+            done = self._inflate_into(buffer.data)
         if done < count:
             raise CaseError(
                 f"{self.name} ends too early: {count - done:,} bytes of its voxels or header are missing.",
@@ -94,7 +100,7 @@ def _damage_in_words(name: str) -> Iterator[None]:
         yield
     except EOFError as error:
         raise CaseError(f"{name} is cut off: its gzip data end too early.", mend="Copy it again.") from error
-    except (gzip.BadGzipFile, isal_zlib.error, igzip_lib.error) as error:
+    except DAMAGE as error:
         raise CaseError(f"{name} is damaged ({error}).", mend="Copy it again from its source.") from error
 
 

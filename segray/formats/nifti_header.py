@@ -112,7 +112,7 @@ def _shown(shape: tuple[int, ...]) -> str:
 
 def _dtype(header: Any, name: str) -> np.dtype[Any]:
     try:
-        dtype = np.dtype(header.get_data_dtype())
+        dtype: np.dtype[Any] = np.dtype(header.get_data_dtype())
     except (HeaderDataError, KeyError) as error:
         raise CaseError(f"{name} has an unknown voxel type (code {int(header['datatype'])}).") from error
     if dtype.str[1:] in READABLE:
