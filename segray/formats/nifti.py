@@ -7,6 +7,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from numpy.typing import NDArray
 
 from segray import storage
 from segray.case import Case, Geometry, Volume
@@ -84,12 +85,19 @@ def write_nifti_mask(path: str, labels: Volume, geometry: Geometry) -> None:
     """
     if labels.shape != geometry.size:
         raise SegrayError(f"{path}: labels of shape {labels.shape} do not lie on the grid {geometry.size}.")
-    stored = contiguous(file_view(_as_labels(path, labels), geometry).T)
-    header = _mask_header(geometry, stored.dtype)
+    data = encode_volume(_as_labels(path, labels), geometry)
+    storage.write_bytes(path, gzip_bytes.compress(data) if path.endswith(".gz") else data.tobytes())
+
+
+def encode_volume(volume: Volume, geometry: Geometry) -> NDArray[np.uint8]:
+    """The bytes of an uncompressed NIfTI file of a (z, y, x) volume on ``geometry``, little-endian, unscaled."""
+    turned = file_view(volume, geometry).T
+    stored = contiguous(turned, turned.dtype.newbyteorder("<"))
+    header = _header_of(geometry, stored.dtype)
     data = np.empty(len(header) + stored.nbytes, np.uint8)
     data[: len(header)] = np.frombuffer(header, np.uint8)
     data[len(header) :] = stored.reshape(-1).view(np.uint8)
-    storage.write_bytes(path, gzip_bytes.compress(data) if path.endswith(".gz") else data.tobytes())
+    return data
 
 
 def _as_labels(path: str, labels: Volume) -> Volume:
@@ -101,7 +109,7 @@ def _as_labels(path: str, labels: Volume) -> Volume:
     return labels.astype(np.uint8 if highest <= 255 else np.uint16)
 
 
-def _mask_header(geometry: Geometry, dtype: np.dtype[Any]) -> bytes:
+def _header_of(geometry: Geometry, dtype: np.dtype[Any]) -> bytes:
     """The header and the four bytes that say that no extension follows, little-endian."""
     if geometry.header is None:
         header = nib.Nifti1Header()
@@ -111,7 +119,7 @@ def _mask_header(geometry: Geometry, dtype: np.dtype[Any]) -> bytes:
         header.set_qform(geometry.affine, code=1, strip_shears=True)
     else:
         header = SIZES[len(geometry.header)](geometry.header, check=False).as_byteswapped("<")
-    header.set_data_dtype(dtype.newbyteorder("<"))
+    header.set_data_dtype(dtype)
     cleared = {"scl_slope": 1.0, "scl_inter": 0.0, "cal_max": 0.0, "cal_min": 0.0, "intent_code": 0}
     for name, value in cleared.items():
         header[name] = value
