@@ -2,7 +2,7 @@
 
 Every structure is an ellipsoid, a tube or a ring in body coordinates (x to the patient's left, y to the back, z to
 the head, each about -1 to 1), seen through a smooth random deformation and sampled on a grid of the case's own
-spacing, direction and tilt. The Hounsfield values are the usual ones of a portal venous scan.
+spacing, direction and tilt. The Hounsfield values are the usual ones of a scan without contrast agent.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Points = tuple[Floats, Floats, Floats]
 AIR = -1000.0
 FAT = -90.0
 MUSCLE = 45.0
-BLOOD = 150.0
+BLOOD = 42.0
 SPONGE = 250.0
 HALF_MM = (175.0, 120.0, 130.0)
 """Half the width, depth and height in mm of an average trunk."""
@@ -58,10 +58,10 @@ class Organ:
 ORGANS = {
     "lung_right": Organ((-0.42, -0.02, 0.62), (0.34, 0.60, 0.62), -820.0, 25.0),
     "lung_left": Organ((0.44, 0.02, 0.64), (0.31, 0.57, 0.58), -820.0, 25.0),
-    "liver": Organ((-0.36, -0.10, -0.08), (0.48, 0.60, 0.36), 105.0, 5.0),
-    "spleen": Organ((0.58, 0.32, -0.02), (0.19, 0.30, 0.24), 125.0, 4.0),
-    "kidney_right": Organ((-0.38, 0.42, -0.50), (0.15, 0.22, 0.27), 175.0, 8.0),
-    "kidney_left": Organ((0.38, 0.43, -0.44), (0.15, 0.22, 0.27), 175.0, 8.0),
+    "liver": Organ((-0.36, -0.10, -0.08), (0.48, 0.60, 0.36), 60.0, 5.0),
+    "spleen": Organ((0.58, 0.32, -0.02), (0.19, 0.30, 0.24), 50.0, 4.0),
+    "kidney_right": Organ((-0.38, 0.42, -0.50), (0.15, 0.22, 0.27), 35.0, 4.0),
+    "kidney_left": Organ((0.38, 0.43, -0.44), (0.15, 0.22, 0.27), 35.0, 4.0),
 }
 """Painted in this order, so that the liver keeps the dome below the right lung."""
 
@@ -105,13 +105,16 @@ def draw(geometry: Geometry, rng: np.random.Generator, *, lesion: bool = False) 
     masks = {"body": body}
     taken = _paint_bones(points, hu, masks, body)
     for name, organ in ORGANS.items():
-        masks[name] = _inside(points, _varied(organ, rng)) & ~taken
+        organ = _varied(organ, rng)
+        masks[name] = _inside(points, organ) & ~taken
+        if organ.hu > 0:
+            hu[_inside(points, _capsule(organ)) & ~taken & body] = FAT
         hu[masks[name]] = organ.hu
         hu += masks[name] * _noise(size, rng, 3.0, organ.texture)
         taken |= masks[name]
     if lesion:
         masks["lesion"] = _inside(points, _lesion(rng)) & masks["liver"]
-        hu[masks["lesion"]] = 20.0
+        hu[masks["lesion"]] = 10.0
     return _scan(hu, rng), {name: mask.astype(np.uint8) for name, mask in masks.items()}
 
 
@@ -186,9 +189,15 @@ def _varied(organ: Organ, rng: np.random.Generator) -> Organ:
     return Organ((centre[0], centre[1], centre[2]), (radii[0], radii[1], radii[2]), organ.hu, organ.texture)
 
 
+def _capsule(organ: Organ) -> Organ:
+    """The organ with the thin layer of fat around it that sets it off from its neighbours."""
+    x, y, z = (radius + 0.045 for radius in organ.radii)
+    return Organ(organ.centre, (x, y, z), FAT)
+
+
 def _lesion(rng: np.random.Generator) -> Organ:
     x, y, z = np.array([-0.42, -0.05, -0.08]) + rng.uniform(-0.06, 0.06, size=3)
-    return Organ((x, y, z), (0.12, 0.16, 0.13), 20.0)
+    return Organ((x, y, z), (0.12, 0.16, 0.13), 10.0)
 
 
 def _trunk(points: Points, body: NDArray[np.bool_]) -> Floats:
@@ -202,7 +211,7 @@ def _trunk(points: Points, body: NDArray[np.bool_]) -> Floats:
         Organ((0.20, 0.62, 0.0), (0.16, 0.17, 9.0), MUSCLE),
         Organ((0.20, -0.35, -0.15), (0.30, 0.28, 0.22), 30.0),
         Organ((0.10, -0.35, -0.75), (0.45, 0.25, 0.30), 25.0),
-        Organ((0.05, -0.20, 0.62), (0.30, 0.40, 0.42), BLOOD - 20.0),
+        Organ((0.05, -0.20, 0.62), (0.30, 0.40, 0.42), BLOOD),
         Organ((0.08, 0.28, 0.0), (0.065, 0.09, 9.0), BLOOD),
     )
     for organ in fixed:
