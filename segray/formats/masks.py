@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -15,16 +15,19 @@ from segray.formats.gzip_bytes import ByteReader
 from segray.formats.label_grid import Match, match_grids
 from segray.formats.nifti_header import NiftiHeader, read_header
 from segray.formats.nifti_voxels import file_view
-from segray.formats.turning import contiguous
+from segray.formats.turning import contiguous, copy_turned
 
-BLOCK = 1 << 20
-"""Voxels whose indices are held at a time (8 bytes each)."""
+WORD = 8
+"""Voxels that are looked at together, one byte each: most words of most masks are empty."""
+
+BLOCK = 1 << 18
+"""Words whose indices are held at a time (8 bytes each)."""
+
+ONES = np.uint64(0x0101010101010101)
+"""A word of voxels that are all 1."""
 
 NIFTI1_BYTES = 348
 """Bytes of a NIfTI-1 header."""
-
-STEP = 1 << 16
-"""Voxels looked at together when the empty end of a mask is skipped."""
 
 Overlap = Literal["smallest", "refuse"]
 
@@ -45,8 +48,8 @@ def stack_masks(
     for name in label_map.names:
         if name in masks:
             flat = reader.read(masks[name])
-            if flat is not None:
-                canvas.paint(name, flat)
+            if flat is not None and not canvas.paint(name, flat):
+                reader.remember_empty()
     return contiguous(canvas.volume()), canvas.notes() + reader.notes
 
 
@@ -57,34 +60,36 @@ class _Canvas:
         self._map = label_map
         self._geometry = geometry
         self._refuse = refuse
-        self._labels = np.zeros(int(np.prod(geometry.shape)), label_map.dtype)
+        self._count = int(np.prod(geometry.shape))
+        self._labels = np.zeros(padded(self._count), label_map.dtype)
         self._claimed: dict[str, int] = {}
         self._lost = np.zeros(max(label_map.values.values()) + 1, np.int64)
         # Background outranks nothing: its count is above any other.
         self._counts = np.full(len(self._lost), np.iinfo(np.int64).max)
 
-    def paint(self, name: str, flat: NDArray[np.uint8]) -> None:
-        """Give the nonzero voxels of a mask to ``name`` where no smaller structure has them."""
-        first = int(np.argmax(flat.view(np.bool_)))
-        if not flat[first]:
-            self._claimed[name] = 0
-            return
-        last = _last_block(flat)
+    def paint(self, name: str, flat: NDArray[np.uint8]) -> bool:
+        """Give the nonzero voxels of a padded mask to ``name`` where no smaller structure has them; False if none."""
+        words = flat.view(np.uint64)
         value = self._map.values[name]
-        if last - first <= BLOCK:
-            where = _nonzero(flat, first, last)
-            self._claim(name, len(where))
-            self._paint_piece(name, value, where)
-            return
-        self._claim(name, int(np.count_nonzero(flat[first:last])))
-        for start in range(first, last, BLOCK):
-            self._paint_piece(name, value, _nonzero(flat, start, min(start + BLOCK, last)))
-
-    def _claim(self, name: str, count: int) -> None:
+        known = list(_pieces(words)) if len(words) <= BLOCK else None
+        count = sum(int(np.bitwise_count(ones).sum()) for _, ones in known or _pieces(words))
         self._claimed[name] = count
-        self._counts[self._map.values[name]] = count
+        self._counts[value] = count
+        for where, ones in known or _pieces(words):
+            if self._labels.dtype != np.uint8 or not self._paint_free(value, where, ones):
+                self._paint_voxels(name, value, _voxels(where, ones))
+        return count > 0
 
-    def _paint_piece(self, name: str, value: int, where: NDArray[np.intp]) -> None:
+    def _paint_free(self, value: int, where: NDArray[np.intp], ones: NDArray[np.uint64]) -> bool:
+        """Paint whole words where no voxel has a label yet; False where one has."""
+        labels = self._labels.view(np.uint64)
+        before = labels[where]
+        if (before & (ones * np.uint64(255))).any():
+            return False
+        labels[where] = before | (ones * np.uint64(value))
+        return True
+
+    def _paint_voxels(self, name: str, value: int, where: NDArray[np.intp]) -> None:
         before = self._labels[where]
         if before.any():
             if self._refuse:
@@ -105,7 +110,7 @@ class _Canvas:
 
     def volume(self) -> Volume:
         """The labels as a (z, y, x) view."""
-        return self._geometry.to_lps(self._labels)
+        return self._geometry.to_lps(self._labels[: self._count])
 
     def notes(self) -> list[str]:
         """What was lost to smaller structures."""
@@ -122,22 +127,27 @@ class _Canvas:
         return words
 
 
-def _last_block(flat: NDArray[np.uint8]) -> int:
-    """An index behind the last nonzero voxel, at most STEP too far."""
-    stop = len(flat)
-    while stop > STEP and not flat[stop - STEP : stop].view(np.bool_).any():
-        stop -= STEP
-    return stop
+def padded(count: int) -> int:
+    """``count`` voxels in whole words."""
+    return -(-count // WORD) * WORD
 
 
-def _nonzero(flat: NDArray[np.uint8], start: int, stop: int) -> NDArray[np.intp]:
-    """The indices of nonzero voxels from ``start`` to ``stop``."""
-    block = flat[start:stop]
-    # numpy counts the bytes of a bool array: others than 0 and 1 must never be in a view.
-    ones = block.view(np.bool_) if int(block.max()) <= 1 else block != 0
-    found = np.flatnonzero(ones)
-    found += start
-    return found
+def _pieces(words: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.uint64]]]:
+    """The indices of the words that are not empty, and the words with 1 for every nonzero voxel, by blocks."""
+    for start in range(0, len(words), BLOCK):
+        block = words[start : start + BLOCK]
+        where = np.flatnonzero(block != 0)
+        ones = block[where]
+        if np.bitwise_or.reduce(ones, initial=np.uint64(0)) & ~ONES:
+            ones = (ones.view(np.uint8) != 0).view(np.uint64)
+        where += start
+        yield where, ones
+
+
+def _voxels(where: NDArray[np.intp], ones: NDArray[np.uint64]) -> NDArray[np.intp]:
+    """The indices of the voxels that are 1 in the words at ``where``."""
+    found = np.flatnonzero(ones.view(np.bool_))
+    return where[found // WORD] * WORD + found % WORD
 
 
 class _MaskReader:
@@ -147,24 +157,31 @@ class _MaskReader:
         self._geometry = geometry
         self._known: dict[bytes, tuple[NiftiHeader, Match]] = {}
         self._empty: set[bytes] = set()
+        self._body = b""
         self._buffer = np.empty(0, np.uint8)
         self.notes: list[str] = []
 
     def read(self, path: str) -> NDArray[np.uint8] | None:
-        """One byte a voxel in the order of the image's file, nonzero inside; None for a mask known to be empty."""
+        """One byte a voxel in the order of the image's file, nonzero inside, padded with zeros to whole words.
+
+        The array is used again for the next mask. None for a mask with the bytes of one that was empty.
+        """
         data = gzip_bytes.load(path)
-        body = _body(data)
-        if body in self._empty:
+        self._body = _body(data)
+        if self._body in self._empty:
             return None
         reader, header, match = self._open(path, data)
         reader.read(header.offset - len(header.raw))
-        stored = self._stored(reader, header)
+        self._read_stored(reader, header)
         if header.dtype.itemsize > 1 or not header.identity:
-            stored = _inside(stored, header)
-        if len(body) * 512 < len(stored) and not stored.any():
-            self._empty.add(body)
-            return None
-        return stored if match.same_order else self._turned(stored, header.geometry)
+            flat = _inside(self._buffer[: header.count * header.dtype.itemsize].view(header.dtype), header)
+        else:
+            flat = self._buffer[: padded(header.count)]
+        return flat if match.same_order else self._turned(flat[: header.count], header.geometry)
+
+    def remember_empty(self) -> None:
+        """Note that the mask read last holds no voxel."""
+        self._empty.add(self._body)
 
     def _open(self, path: str, data: bytes) -> tuple[ByteReader, NiftiHeader, Match]:
         reader = ByteReader(path, data)
@@ -178,17 +195,21 @@ class _MaskReader:
         self._known[header.raw] = header, match
         return reader, header, match
 
-    def _stored(self, reader: ByteReader, header: NiftiHeader) -> NDArray[Any]:
+    def _read_stored(self, reader: ByteReader, header: NiftiHeader) -> None:
+        """Fill the buffer with the stored voxels, and zeros up to whole words."""
         needed = header.count * header.dtype.itemsize
-        if len(self._buffer) < needed:
-            self._buffer = np.empty(needed, np.uint8)
+        if len(self._buffer) < padded(needed):
+            self._buffer = np.empty(padded(needed), np.uint8)
         reader.read_into(self._buffer[:needed])
+        self._buffer[needed : padded(needed)] = 0
         reader.finish()
-        return self._buffer[:needed].view(np.uint8 if header.dtype.itemsize == 1 else header.dtype)
 
     def _turned(self, stored: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
+        """The voxels in the order of the image's file, padded."""
         volume = contiguous(geometry.to_lps(stored))
-        return np.asarray(contiguous(file_view(volume, self._geometry).T).reshape(-1))
+        flat = np.zeros(padded(len(stored)), np.uint8)
+        copy_turned(flat[: len(stored)].reshape(self._geometry.shape, order="F"), file_view(volume, self._geometry))
+        return flat
 
 
 def _body(data: bytes) -> bytes:
@@ -199,11 +220,12 @@ def _body(data: bytes) -> bytes:
 
 
 def _inside(stored: NDArray[Any], header: NiftiHeader) -> NDArray[np.uint8]:
-    """1 where a stored value is neither 0 nor NaN after scaling."""
-    inside = np.empty(len(stored), np.bool_)
-    for start in range(0, len(stored), BLOCK):
-        block = stored[start : start + BLOCK]
+    """1 where a stored value is neither 0 nor NaN after scaling, padded with zeros to whole words."""
+    inside = np.zeros(padded(len(stored)), np.bool_)
+    step = BLOCK * WORD
+    for start in range(0, len(stored), step):
+        block = stored[start : start + step]
         if not header.identity:
             block = block.astype(np.float32) * np.float32(header.slope) + np.float32(header.inter)
-        inside[start : start + BLOCK] = (block != 0) & (block == block)
+        inside[start : start + len(block)] = (block != 0) & (block == block)
     return inside.view(np.uint8)
