@@ -1,14 +1,15 @@
-"""CT phantoms as NIfTI files in the TotalSegmentator layout: a trunk with HU as in life, another body each case.
+"""CT phantoms: made-up torsos with HU as in life, as NIfTI files in the TotalSegmentator layout.
 
-Every structure is an ellipsoid, a tube or a ring in body coordinates (x to the patient's left, y to the back, z to
-the head, each about -1 to 1), seen through a smooth random deformation and sampled on a grid of the case's own
-spacing, direction and tilt. The Hounsfield values are the usual ones of a scan without contrast agent.
+Anatomy is a set of smooth shapes in the patient's frame (millimetres, LPS: x to the left, y to the back, z to the
+head; the origin lies in the middle of the body at the height of the upper kidneys). A scan samples these shapes at
+the places of its own voxels, so orientation, obliqueness and spacing come from the affine alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import nibabel as nib
 import numpy as np
@@ -16,252 +17,455 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from segray import storage
-from segray.case import Geometry, Volume
+from segray.case import LPS_SIGNS, Geometry
+from segray.errors import UsageError
 from segray.formats import write_mask
 from segray.formats.gzip_bytes import compress
 from segray.formats.nifti import encode_volume
 
 Floats = NDArray[np.float32]
-Points = tuple[Floats, Floats, Floats]
+Mask = NDArray[np.bool_]
+Interval = tuple[float, float]
 
-AIR = -1000.0
-FAT = -90.0
-MUSCLE = 45.0
-BLOOD = 42.0
-SPONGE = 250.0
-HALF_MM = (175.0, 120.0, 130.0)
-"""Half the width, depth and height in mm of an average trunk."""
+STRUCTURES = ("body", "bones", "kidney_left", "kidney_right", "liver", "lung_left", "lung_right", "spleen")
+"""The masks of a whole case; the case with a lesion has ``lesion`` too, the scan of the chest has no kidneys."""
 
-ORIENTATIONS = ("RAS", "LPS", "LAS", "RPI")
-
-LESION_CASE = 1
-"""The case that has a lesion in its liver."""
-
-
-@dataclass(frozen=True)
-class Organ:
-    """An ellipsoid organ.
-
-    Attributes:
-        centre: (x, y, z) in body coordinates.
-        radii: half axes in body coordinates.
-        hu: mean HU.
-        texture: sd in HU of its coarse texture.
-    """
-
-    centre: tuple[float, float, float]
-    radii: tuple[float, float, float]
-    hu: float
-    texture: float = 4.0
-
-
-ORGANS = {
-    "lung_right": Organ((-0.42, -0.02, 0.62), (0.34, 0.60, 0.62), -820.0, 25.0),
-    "lung_left": Organ((0.44, 0.02, 0.64), (0.31, 0.57, 0.58), -820.0, 25.0),
-    "liver": Organ((-0.36, -0.10, -0.08), (0.48, 0.60, 0.36), 60.0, 5.0),
-    "spleen": Organ((0.58, 0.32, -0.02), (0.19, 0.30, 0.24), 50.0, 4.0),
-    "kidney_right": Organ((-0.38, 0.42, -0.50), (0.15, 0.22, 0.27), 35.0, 4.0),
-    "kidney_left": Organ((0.38, 0.43, -0.44), (0.15, 0.22, 0.27), 35.0, 4.0),
-}
-"""Painted in this order, so that the liver keeps the dome below the right lung."""
+ORIENTATIONS = ("RAS", "LPS", "LAS")
+LESION_CASE, CHEST_CASE = 1, 2
+OBLIQUE_EVERY = 4
+LEFT, RIGHT = 1.0, -1.0
 
 
 def make_phantoms(
     folder: str, cases: int = 12, seed: int = 0, *, broken: bool = True, lesion: bool = True
 ) -> list[str]:
-    """Write CT phantoms, a folder a case: ``ct.nii.gz`` and a binary mask a structure in ``segmentations/``.
+    """Write CT phantoms as ``sXXXX/ct.nii.gz`` (int16 HU) and ``sXXXX/segmentations/<structure>.nii.gz`` (uint8 0, 1).
+
+    Case ``n`` of a seed is the same whatever the number of cases. The masks overlap as in life: ``body`` holds all
+    others, ``liver`` holds ``lesion``. The third case is a scan of the chest above the kidneys, without their masks.
 
     Args:
-        folder: where to; files of the same name are replaced.
-        cases: how many usable cases; they are named s0001, s0002, ...
-        seed: the same seed makes the same phantoms.
-        broken: one case more, last, whose scan is cut off in the middle.
-        lesion: the second case has a lesion inside its liver, with a mask of its own.
+        folder: a path or URI; files of the same names are replaced.
+        cases: how many cases, the broken one included.
+        seed: fixes anatomy, noise and grids.
+        broken: the last case has a ``ct.nii.gz`` that is cut off.
+        lesion: the second case (the only one, where there is one) has a lesion in the liver.
 
     Returns:
-        The case ids, the broken one included.
+        The case ids.
+
+    Raises:
+        UsageError: no case, or a negative seed.
+        SegrayError: the folder cannot be written.
     """
-    made = []
-    for index in range(cases + int(broken)):
-        case_id = f"s{index + 1:04d}"
-        rng = np.random.default_rng((seed, index))
-        with_lesion = lesion and index == min(LESION_CASE, cases - 1)
-        geometry = _geometry(rng, index)
-        voxels, masks = draw(geometry, rng, lesion=with_lesion)
-        _write(storage.join(folder, case_id), geometry, voxels, masks, cut=index == cases)
-        made.append(case_id)
-    return made
+    if cases < 1 or seed < 0:
+        raise UsageError(f"{cases} phantoms of seed {seed} cannot be made.", mend="Ask for 1 or more, seed 0 or more.")
+    case_ids = [f"s{number:04d}" for number in range(1, cases + 1)]
+    for index, case_id in enumerate(case_ids):
+        rng = np.random.default_rng([seed, index])
+        scan = _scan(rng, index, lesion=lesion and index == min(LESION_CASE, cases - 1))
+        cut = broken and index == cases - 1
+        _write(storage.join(folder, case_id), scan, cut=cut)
+    return case_ids
 
 
-def draw(geometry: Geometry, rng: np.random.Generator, *, lesion: bool = False) -> tuple[Volume, dict[str, Volume]]:
-    """One phantom on a grid: voxels (z, y, x) int16 HU, and the binary masks (z, y, x) uint8 by structure.
+@dataclass(frozen=True)
+class _Scan:
+    """A CT and its masks, all (z, y, x) LPS on one grid."""
 
-    The masks overlap as in life: the body holds all organs, the liver its lesion.
-    """
-    size = geometry.size
-    points = _body_points(geometry, rng)
-    body = _inside(points, Organ((0.0, 0.0, 0.0), (1.0, 1.0, 9.0), MUSCLE)) & (np.abs(points[2]) < 1.02)
-    hu = _trunk(points, body)
-    masks = {"body": body}
-    taken = _paint_bones(points, hu, masks, body)
-    for name, organ in ORGANS.items():
-        organ = _varied(organ, rng)
-        masks[name] = _inside(points, organ) & ~taken
-        if organ.hu > 0:
-            hu[_inside(points, _capsule(organ)) & ~taken & body] = FAT
-        hu[masks[name]] = organ.hu
-        hu += masks[name] * _noise(size, rng, 3.0, organ.texture)
-        taken |= masks[name]
+    geometry: Geometry
+    voxels: NDArray[np.int16]
+    masks: Mapping[str, Mask]
+
+
+def _scan(rng: np.random.Generator, index: int, *, lesion: bool) -> _Scan:
+    person = _Person.draw(rng)
+    geometry = _draw_geometry(rng, index, person)
+    torso = _Torso(_places(geometry, rng), person)
+    masks = torso.masks
     if lesion:
-        masks["lesion"] = _inside(points, _lesion(rng)) & masks["liver"]
-        hu[masks["lesion"]] = 10.0
-    return _scan(hu, rng), {name: mask.astype(np.uint8) for name, mask in masks.items()}
+        masks["lesion"] = _lesion(masks["liver"], torso.place, geometry, rng)
+    voxels = _render(torso, masks, rng)
+    return _Scan(geometry, voxels, {name: mask for name, mask in masks.items() if mask.any()})
 
 
-def _geometry(rng: np.random.Generator, index: int) -> Geometry:
-    """A grid that holds the trunk: varied spacing and direction, every third case tilted by some degrees."""
-    in_plane, thickness = rng.uniform(2.8, 3.4), rng.uniform(4.6, 6.2)
-    side = int(rng.integers(100, 129))
-    slices = int(np.clip(round(2.0 * HALF_MM[2] / thickness) + rng.integers(-2, 2), 36, 52))
-    spacing = np.array([in_plane, in_plane, thickness])
-    shape = (side, side, slices)
-    codes = ORIENTATIONS[index % len(ORIENTATIONS)]
-    signs = np.array([1.0 if code in "RAS" else -1.0 for code in codes])
-    tilt = _rotation(rng.uniform(-9.0, 9.0), rng.uniform(-4.0, 4.0)) if index % 3 == 2 else np.eye(3)
+def _write(folder: str, scan: _Scan, *, cut: bool) -> None:
+    """Masks first, the scan last: a folder with a scan is whole."""
+    for name, mask in scan.masks.items():
+        write_mask(storage.join(folder, "segmentations", f"{name}.nii.gz"), mask.astype(np.uint8), scan.geometry)
+    data = compress(encode_volume(scan.voxels, scan.geometry))
+    storage.write_bytes(storage.join(folder, "ct.nii.gz"), data[: len(data) * 2 // 5] if cut else data)
+
+
+# --- the grid of a scan -----------------------------------------------------------------------------------------------
+
+
+def _draw_geometry(rng: np.random.Generator, index: int, person: _Person) -> Geometry:
+    """A grid of 96 to 128 pixels of 2.6 to 3.4 mm and 36 to 52 slices of 4 to 6 mm, around the person's body."""
+    in_plane, between = rng.uniform(2.6, 3.4), rng.uniform(4.0, 6.0)
+    columns = int(np.clip(np.ceil((2 * person.half_width + 20) / in_plane), 96, 128))
+    rows = int(np.clip(columns - rng.integers(0, 3) * 8, 96, 128))
+    slices = int(np.clip(round(rng.uniform(205, 230) / between), 36, 52))
+    middle = np.array([rng.uniform(-5, 5), rng.uniform(-4, 8), rng.uniform(0, 10)])
+    if index == CHEST_CASE:
+        middle[2] = person.above_kidneys + between * slices / 2
+    turn = np.eye(3)
+    if index % OBLIQUE_EVERY == OBLIQUE_EVERY - 1:
+        turn = _rotation(rng.uniform(2, 6, size=3) * rng.choice([-1, 1], size=3))
+    signs = [1 if code in "RAS" else -1 for code in ORIENTATIONS[index % len(ORIENTATIONS)]]
+    shape = (columns, rows, slices)
     affine = np.eye(4)
-    affine[:3, :3] = tilt @ np.diag(signs * spacing)
-    affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2.0)
+    affine[:3, :3] = turn @ np.diag(np.array(signs) * (in_plane, in_plane, between))
+    affine[:3, 3] = middle * LPS_SIGNS - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    header = _ct_header(shape, affine)
+    return Geometry(header.get_best_affine(), shape, shape, header.binaryblock)
+
+
+def _rotation(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(3, 3): turns about x, then y, then z."""
+    matrix = np.eye(3)
+    for axis, angle in enumerate(np.radians(degrees)):
+        a, b = [other for other in range(3) if other != axis]
+        step = np.eye(3)
+        step[a, a] = step[b, b] = np.cos(angle)
+        step[a, b], step[b, a] = -np.sin(angle), np.sin(angle)
+        matrix = step @ matrix
+    return matrix
+
+
+def _ct_header(shape: tuple[int, int, int], affine: NDArray[np.float64]) -> nib.Nifti1Header:
     header = nib.Nifti1Header()
+    header.set_data_dtype(np.int16)
     header.set_data_shape(shape)
     header.set_xyzt_units("mm")
     header.set_qform(affine, code=1)
     header.set_sform(affine, code=1)
-    return Geometry(header.get_sform(), shape, shape, bytes(header.binaryblock))
+    return header
 
 
-def _rotation(about_z: float, about_x: float) -> NDArray[np.float64]:
-    a, b = np.radians([about_z, about_x])
-    turn = np.array([[np.cos(a), -np.sin(a), 0.0], [np.sin(a), np.cos(a), 0.0], [0.0, 0.0, 1.0]])
-    nod = np.array([[1.0, 0.0, 0.0], [0.0, np.cos(b), -np.sin(b)], [0.0, np.sin(b), np.cos(b)]])
-    return np.asarray(turn @ nod)
+@dataclass(frozen=True)
+class _Place:
+    """Where each voxel lies in the anatomy: three (z, y, x) arrays in mm, LPS."""
+
+    x: Floats
+    y: Floats
+    z: Floats
 
 
-def _body_points(geometry: Geometry, rng: np.random.Generator) -> Points:
-    """Body coordinates (x left, y back, z head) of every voxel, through the case's own deformation."""
-    affine = geometry.lps_affine.astype(np.float32)
-    z, y, x = np.ogrid[tuple(slice(0, side) for side in geometry.size)]
-    scale = np.array(HALF_MM) * rng.uniform(0.88, 1.04) * rng.uniform(0.94, 1.06, size=3)
-    shift = rng.normal(0.0, 0.03, size=3)
-    points = []
-    for axis, sign in enumerate((-1.0, -1.0, 1.0)):
-        ras = affine[axis, 0] * z + affine[axis, 1] * y + affine[axis, 2] * x + affine[axis, 3]
-        bend = _smooth(geometry.size, rng, (3, 4, 4), 0.05)
-        points.append((np.float32(sign / scale[axis]) * ras + np.float32(shift[axis]) + bend).astype(np.float32))
-    return points[0], points[1], points[2]
+def _places(geometry: Geometry, rng: np.random.Generator) -> _Place:
+    """The patient's coordinates of all voxels, bent smoothly by some mm so that no two bodies are alike."""
+    z, y, x = (np.arange(count, dtype=np.float32) for count in geometry.size)
+    matrix = (geometry.lps_affine[:3] * np.array(LPS_SIGNS)[:, None]).astype(np.float32)
+    world = [row[0] * z[:, None, None] + row[1] * y[None, :, None] + row[2] * x + row[3] for row in matrix]
+    bent = []
+    for axis in range(3):
+        wave = np.zeros(geometry.size, np.float32)
+        for length, height in ((260.0, 5.0), (150.0, 2.5)):
+            pull = rng.normal(size=3)
+            pull *= 2 * np.pi / length / np.linalg.norm(pull)
+            phase = sum(np.float32(p) * w for p, w in zip(pull, world, strict=True)) + np.float32(rng.uniform(0, 6.28))
+            wave += np.float32(height * rng.uniform(0.5, 1.0)) * np.sin(phase)
+        bent.append(world[axis] + wave)
+    return _Place(*bent)
 
 
-def _smooth(size: tuple[int, int, int], rng: np.random.Generator, knots: tuple[int, int, int], sd: float) -> Floats:
-    """A smooth random field: coarse normal knots, interpolated axis by axis."""
-    field = rng.normal(0.0, sd, size=knots).astype(np.float32)
-    for axis, side in enumerate(size):
-        at = np.linspace(0, knots[axis] - 1, side, dtype=np.float32)
-        low = np.minimum(at.astype(np.intp), knots[axis] - 2)
-        part = at - low
-        part = part * part * (3 - 2 * part)
-        shape = [1, 1, 1]
-        shape[axis] = side
-        weight = part.reshape(shape)
-        field = np.take(field, low, axis) * (1 - weight) + np.take(field, low + 1, axis) * weight
-    return field
+# --- the anatomy ------------------------------------------------------------------------------------------------------
 
 
-def _inside(points: Points, organ: Organ) -> NDArray[np.bool_]:
-    x, y, z = (
-        (np.float32(1.0 / radius) * (point - np.float32(centre)))
-        for point, centre, radius in zip(points, organ.centre, organ.radii, strict=True)
-    )
-    return np.asarray(x * x + y * y + z * z < 1.0)
+@dataclass(frozen=True)
+class _Person:
+    """What differs between bodies, in mm unless said otherwise."""
+
+    half_width: float
+    half_depth: float
+    fat: float
+    dome_right: float
+    dome_left: float
+    kidney_height: float
+    kidney_size: float
+    liver_reach: float
+    spleen_size: float
+    rib_shift: float
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> _Person:
+        """A person from the ranges of adults."""
+        half_width = rng.uniform(138, 154)
+        return cls(
+            half_width=half_width,
+            half_depth=half_width * rng.uniform(0.68, 0.76),
+            fat=rng.uniform(9, 20),
+            dome_right=rng.uniform(56, 72),
+            dome_left=rng.uniform(46, 62),
+            kidney_height=rng.uniform(-38, -24),
+            kidney_size=rng.uniform(0.9, 1.12),
+            liver_reach=rng.uniform(-65, -40),
+            spleen_size=rng.uniform(0.85, 1.2),
+            rib_shift=rng.uniform(0, 27),
+        )
+
+    @property
+    def spine(self) -> float:
+        """y of the middle of the vertebral bodies."""
+        return 0.25 * self.half_depth
+
+    @property
+    def above_kidneys(self) -> float:
+        """A height that no kidney reaches, bending included."""
+        return self.kidney_height + 52 * self.kidney_size + 30
 
 
-def _varied(organ: Organ, rng: np.random.Generator) -> Organ:
-    centre = np.array(organ.centre) + rng.normal(0.0, 0.02, size=3)
-    radii = np.array(organ.radii) * rng.uniform(0.9, 1.1, size=3)
-    return Organ((centre[0], centre[1], centre[2]), (radii[0], radii[1], radii[2]), organ.hu, organ.texture)
+class _Torso:
+    """The shapes of one person, each a mask or a scaled radius (1 on its surface) over the voxels of a scan."""
+
+    def __init__(self, place: _Place, person: _Person) -> None:
+        self.place = place
+        self.person = person
+
+    @property
+    def masks(self) -> dict[str, Mask]:
+        """What is written beside the scan, by name."""
+        kidneys = {"kidney_left": self.kidney(LEFT), "kidney_right": self.kidney(RIGHT)}
+        lungs = {"lung_left": self.lung(LEFT), "lung_right": self.lung(RIGHT)}
+        bones = self.spine_bone | self.rib_bone | self.pelvis_bone
+        organs = {"bones": bones, **kidneys, "liver": self.liver, **lungs, "spleen": self.spleen}
+        return {"body": self.body, **{name: mask & self.body for name, mask in organs.items()}}
+
+    def blob(self, middle: tuple[float, float, float], axes: tuple[float, float, float], turn: float = 0.0) -> Floats:
+        """The scaled radius of an ellipsoid at (x, y, z), turned by ``turn`` degrees in the coronal plane."""
+        x, y, z = self.place.x - middle[0], self.place.y - middle[1], self.place.z - middle[2]
+        cos, sin = np.float32(np.cos(np.radians(turn))), np.float32(np.sin(np.radians(turn)))
+        a, c = cos * x + sin * z, cos * z - sin * x
+        return np.asarray(np.sqrt((a / axes[0]) ** 2 + (y / axes[1]) ** 2 + (c / axes[2]) ** 2), dtype=np.float32)
+
+    def _ring(self, half_width: float, half_depth: float) -> Floats:
+        power = np.float32(2.4)
+        x, y = np.abs(self.place.x / half_width), np.abs(self.place.y / half_depth)
+        return np.asarray((x**power + y**power) ** (1 / power), dtype=np.float32)
+
+    @cached_property
+    def skin(self) -> Floats:
+        """1 on the skin; the waist is a little narrower than chest and hips."""
+        waist = 1 - 0.05 * np.exp(-(((self.place.z + 45) / 45) ** 2))
+        return np.asarray(self._ring(self.person.half_width, self.person.half_depth) / waist, dtype=np.float32)
+
+    @cached_property
+    def body(self) -> Mask:
+        """All inside the skin."""
+        return self.skin < 1
+
+    @cached_property
+    def cage(self) -> Floats:
+        """1 in the middle of the ribs and of the wall of the belly."""
+        inset = self.person.fat + 12
+        return self._ring(self.person.half_width - inset, self.person.half_depth - inset)
+
+    @cached_property
+    def cavity(self) -> Mask:
+        """Chest and belly inside the wall, without the muscles beside the spine."""
+        behind = (np.abs(self.place.x) < 48) & (self.place.y > self.person.spine + 22)
+        return (self.cage < 0.93) & ~behind
+
+    def kidney_middle(self, side: float) -> float:
+        """The height of a kidney; the left one lies higher."""
+        return self.person.kidney_height + (6.0 if side == LEFT else -4.0)
+
+    def kidney_radius(self, side: float) -> Floats:
+        """1 on the surface of the kidney of a side (+1 left)."""
+        size = self.person.kidney_size
+        middle = (side * 64, self.person.spine + 10, self.kidney_middle(side))
+        return self.blob(middle, (26 * size, 24 * size, 50 * size), turn=side * 12)
+
+    def kidney(self, side: float) -> Mask:
+        """A kidney without the fat of its sinus."""
+        size = self.person.kidney_size
+        middle = (side * (64 - 21 * size), self.person.spine + 4, self.kidney_middle(side))
+        return (self.kidney_radius(side) < 1) & (self.blob(middle, (14 * size, 12 * size, 16 * size)) > 1)
+
+    @cached_property
+    def liver_top(self) -> Floats:
+        """The height of the liver's dome."""
+        x, y = self.place.x + 62, self.place.y + 12
+        return np.asarray(self.person.dome_right - 0.0045 * x**2 - 0.0075 * y**2, dtype=np.float32)
+
+    @cached_property
+    def left_dome(self) -> Floats:
+        """The height of the left diaphragm."""
+        x, y = self.place.x - 70, self.place.y + 8
+        return np.asarray(self.person.dome_left - 0.008 * x**2 - 0.0075 * y**2, dtype=np.float32)
+
+    @cached_property
+    def heart(self) -> Floats:
+        """1 on the surface of the heart."""
+        return self.blob((18, -28, self.person.dome_right + 42), (54, 40, 46), turn=-25)
+
+    @cached_property
+    def vessels(self) -> Mask:
+        """Aorta and lower vena cava."""
+        front = self.person.spine - 26
+        aorta = np.hypot(self.place.x - 11, self.place.y - front) < 10.5
+        return np.asarray(aorta | (np.hypot((self.place.x + 17) / 11, (self.place.y - front) / 8) < 1))
+
+    def lung(self, side: float) -> Mask:
+        """The lung of a side (+1 left): in the cage, beside the mediastinum, above the diaphragm, thin at the top."""
+        x, z = side * self.place.x, self.place.z
+        top = np.maximum(z - 60, 0) / 190
+        beside = x > 24 + 10 * np.exp(-(((self.place.y - self.person.spine) / 28) ** 2))
+        floor = np.maximum(self.liver_top, self.left_dome) if side == LEFT else self.liver_top
+        inside = (self.cage + top**3 < 0.9) & beside & (z > floor + 4)
+        return np.asarray(inside & (self.heart > 1.08) & ~self.vessels & self.cavity)
+
+    @cached_property
+    def gallbladder(self) -> Mask:
+        """Below the liver, in front."""
+        return self.blob((-48, -44, self.person.liver_reach + 42), (13, 16, 24), turn=20) < 1
+
+    @cached_property
+    def liver(self) -> Mask:
+        """Below the right dome, reaching to the left in front; kidney and gallbladder press into it."""
+        x, y, z = self.place.x, self.place.y, self.place.z
+        lower = self.person.liver_reach + 0.62 * np.maximum(x + 105, 0) - 0.12 * y
+        behind = np.minimum(70.0, 52 - 0.8 * np.maximum(x + 62, 0))
+        shape = (z < self.liver_top) & (z > lower) & (y < behind) & (self.cage < 0.9)
+        free = (self.kidney_radius(RIGHT) > 1.25) & ~self.gallbladder & ~self.vessels & self.cavity
+        return np.asarray(shape & free)
+
+    @cached_property
+    def spleen(self) -> Mask:
+        """Behind, on the left, below the diaphragm; hollow towards the stomach."""
+        size = self.person.spleen_size
+        radius = self.blob((92, self.person.spine + 12, 14), (27 * size, 42 * size, 44 * size), turn=-18)
+        away = (self.kidney_radius(LEFT) > 1.2) & (self.stomach > 1.1)
+        return (radius < 1) & (self.cage < 0.9) & (self.place.z < self.left_dome) & away & self.cavity
+
+    @cached_property
+    def stomach(self) -> Floats:
+        """1 on the surface of the stomach."""
+        return self.blob((52, -28, 12), (36, 34, 46), turn=-20)
+
+    @cached_property
+    def _vertebra_phase(self) -> Floats:
+        return np.asarray(np.mod(self.place.z + self.person.rib_shift, 34) / 34, dtype=np.float32)
+
+    @cached_property
+    def vertebra(self) -> Floats:
+        """1 on the rim of vertebral bodies and discs; wider in the sacrum."""
+        wide = 20 + 22 / (1 + np.exp((self.place.z + 98) / 5))
+        return np.asarray(np.hypot(self.place.x / wide, (self.place.y - self.person.spine) / 15.5), dtype=np.float32)
+
+    @cached_property
+    def canal(self) -> Floats:
+        """The distance from the middle of the spinal canal, mm."""
+        return np.asarray(np.hypot(self.place.x, self.place.y - self.person.spine - 25), dtype=np.float32)
+
+    @cached_property
+    def spine_bone(self) -> Mask:
+        """Vertebral bodies, arches, spinous and transverse processes; no discs, no canal."""
+        x, phase = np.abs(self.place.x), self._vertebra_phase
+        back = self.place.y - self.person.spine
+        bodies = (self.vertebra < 1) & (phase < 0.8)
+        arch = (self.canal < 14) & (phase > 0.15) & (phase < 0.85)
+        spinous = (x < 4.5) & (back > 32) & (back < 54) & (phase > 0.25) & (phase < 0.75)
+        transverse = (np.abs(back - 22) < 5) & (x < 36) & (phase > 0.3) & (phase < 0.6)
+        return np.asarray((bodies | arch | spinous | transverse) & (self.canal > 8.5))
+
+    @cached_property
+    def rib_bone(self) -> Mask:
+        """Ribs, falling from the spine to the front, and the breastbone."""
+        x, y, z = np.abs(self.place.x), self.place.y, self.place.z
+        shell = (self.cage > 0.925) & (self.cage < 1.02)
+        phase = np.mod(z - 0.5 * y + self.person.rib_shift, 27) / 27
+        margin = z > -32 + 0.9 * np.maximum(-y, 0)
+        gap = ((y > 0) & (x < 24)) | ((y < -0.3 * self.person.half_depth) & (x < 58))
+        breastbone = shell & (y < 0) & (x < 17) & (z > 44)
+        return (shell & (phase < 0.42) & margin & ~gap) | breastbone
+
+    @cached_property
+    def pelvis_bone(self) -> Mask:
+        """The iliac wings."""
+        x, y, z = np.abs(self.place.x), self.place.y - 16, self.place.z
+        ring = np.hypot(x / (0.72 * self.person.half_width), y / 62)
+        crest = z < -66 - 0.3 * np.abs(y) - 0.002 * y**2
+        return np.asarray((np.abs(ring - 1) < 0.055) & crest & (x > 38) & (y > -30))
 
 
-def _capsule(organ: Organ) -> Organ:
-    """The organ with the thin layer of fat around it that sets it off from its neighbours."""
-    x, y, z = (radius + 0.045 for radius in organ.radii)
-    return Organ(organ.centre, (x, y, z), FAT)
+def _lesion(liver: Mask, place: _Place, geometry: Geometry, rng: np.random.Generator) -> Mask:
+    """A round lesion about the place that lies deepest in the liver."""
+    depth = ndimage.distance_transform_edt(liver, sampling=geometry.spacing)
+    z, y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    middle = [float(axis[z, y, x]) for axis in (place.x, place.y, place.z)]
+    size = min(0.8 * float(depth.max()), rng.uniform(16, 20))
+    parts = [(axis - at) / size for axis, at in zip((place.x, place.y, place.z), middle, strict=True)]
+    return np.asarray(np.sqrt(parts[0] ** 2 + parts[1] ** 2 + parts[2] ** 2) < 1) & liver
 
 
-def _lesion(rng: np.random.Generator) -> Organ:
-    x, y, z = np.array([-0.42, -0.05, -0.08]) + rng.uniform(-0.06, 0.06, size=3)
-    return Organ((x, y, z), (0.12, 0.16, 0.13), 10.0)
+# --- the picture ------------------------------------------------------------------------------------------------------
 
 
-def _trunk(points: Points, body: NDArray[np.bool_]) -> Floats:
-    """Air, a layer of fat below the skin, a wall of muscle, fat inside, back muscles, gut and aorta."""
-    hu = np.full(body.shape, AIR, np.float32)
-    hu[body] = FAT
-    hu[_inside(points, Organ((0.0, 0.0, 0.0), (0.90, 0.87, 9.0), MUSCLE)) & body] = MUSCLE
-    hu[_inside(points, Organ((0.0, -0.05, -0.6), (0.80, 0.72, 0.85), FAT)) & body] = FAT
-    fixed: Iterable[Organ] = (
-        Organ((-0.20, 0.62, 0.0), (0.16, 0.17, 9.0), MUSCLE),
-        Organ((0.20, 0.62, 0.0), (0.16, 0.17, 9.0), MUSCLE),
-        Organ((0.20, -0.35, -0.15), (0.30, 0.28, 0.22), 30.0),
-        Organ((0.10, -0.35, -0.75), (0.45, 0.25, 0.30), 25.0),
-        Organ((0.05, -0.20, 0.62), (0.30, 0.40, 0.42), BLOOD),
-        Organ((0.08, 0.28, 0.0), (0.065, 0.09, 9.0), BLOOD),
-    )
-    for organ in fixed:
-        hu[_inside(points, organ) & body] = organ.hu
-    hu[_inside(points, Organ((0.25, -0.50, -0.12), (0.14, 0.10, 0.10), AIR))] = -900.0
+def _render(torso: _Torso, masks: Mapping[str, Mask], rng: np.random.Generator) -> NDArray[np.int16]:
+    """HU of all voxels: tissues, their texture, the scanner's blur in the plane, noise of 12 to 20 HU."""
+    shape = torso.skin.shape
+    hu = _tissues(torso, rng)
+    _paint_organs(hu, torso, masks, rng)
+    _paint_bones(hu, torso, masks["bones"])
+    hu = ndimage.gaussian_filter(hu, (0, 0.45, 0.45))
+    noise = ndimage.gaussian_filter(rng.standard_normal(shape, np.float32), (0, 0.5, 0.5))
+    hu += noise * np.float32(rng.uniform(12, 20) / noise.std())
+    return np.asarray(np.clip(np.rint(hu), -1024, 3071), dtype=np.int16)
+
+
+def _tissues(torso: _Torso, rng: np.random.Generator) -> Floats:
+    """HU of air, couch, fat, muscle, and what fills the belly between the organs."""
+    place, person = torso.place, torso.person
+    hu = np.full(torso.skin.shape, -1000, np.float32)
+    couch = place.y - person.half_depth - 10 + 0.0012 * place.x**2
+    hu[(np.abs(couch) < 3) & ~torso.body] = -500
+    hu[torso.body] = -100
+    hu[torso.skin > 0.985] += np.float32(70) * torso.body[torso.skin > 0.985]
+    muscle = (torso.cage < 1.06) | ((torso.cage < 1.14) & (_cloud(rng, hu.shape, 12) > 0))
+    hu[torso.body & muscle] = 48
+    bowel = _cloud(rng, hu.shape, 7)
+    hu[torso.cavity] = np.select([bowel > 1.5, bowel > 0.1], [-600, 32], -98)[torso.cavity]
+    chest = torso.cavity & (place.z > np.maximum(torso.liver_top, torso.left_dome))
+    hu[chest] = np.where(bowel > 0.2, 25, -75)[chest]
+    for side in (LEFT, RIGHT):
+        hu[torso.cavity & (torso.kidney_radius(side) < 1.3)] = -105
+    psoas = np.hypot((np.abs(place.x) - 36) / 15, (place.y - person.spine - 3) / 17)
+    hu[(psoas < 1) & (place.z < -5)] = 52
     return hu
 
 
-def _paint_bones(
-    points: Points, hu: Floats, masks: dict[str, NDArray[np.bool_]], body: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
-    """Spine, ribs and hips with a hard shell and a spongy inside; returns what they take."""
-    x, y, z = points
-    spine = _inside(points, Organ((0.0, 0.50, 0.0), (0.13, 0.17, 9.0), 0.0))
-    spine |= _inside(points, Organ((0.0, 0.74, 0.0), (0.045, 0.14, 9.0), 0.0)) & (np.cos(z * 22.0) > -0.3)
-    canal = _inside(points, Organ((0.0, 0.655, 0.0), (0.05, 0.055, 9.0), 0.0))
-    ring = np.sqrt(np.square(x / np.float32(0.84)) + np.square(y / np.float32(0.82)))
-    slope = np.sin((z + np.float32(0.35) * y) * np.float32(24.0))
-    ribs = (np.abs(ring - 1.0) < 0.055) & (slope > 0.35) & (z > -0.25)
-    hips = _inside(points, Organ((-0.5, 0.25, -1.0), (0.26, 0.34, 0.22), 0.0))
-    hips |= _inside(points, Organ((0.5, 0.25, -1.0), (0.26, 0.34, 0.22), 0.0))
-    masks["spine"] = spine & ~canal & body
-    masks["ribs"] = ribs & ~spine & body
-    masks["hips"] = hips & ~spine & ~ribs & body
-    disc = np.cos(z * np.float32(22.0)) < -0.75
-    for name, shell in (("spine", 650.0), ("ribs", 700.0), ("hips", 750.0)):
-        inner = ndimage.binary_erosion(masks[name], iterations=1)
-        hu[masks[name]] = shell
-        hu[inner] = SPONGE
-    hu[masks["spine"] & disc & (y < 0.6)] = 90.0
-    hu[canal & body] = 25.0
-    return np.asarray(masks["spine"] | masks["ribs"] | masks["hips"] | canal)
+def _paint_organs(hu: Floats, torso: _Torso, masks: Mapping[str, Mask], rng: np.random.Generator) -> None:
+    place = torso.place
+    below = torso.cavity & (place.z < torso.left_dome)
+    gas = place.y < -42 + 4 * np.sin(place.x / 15)
+    hu[below & (torso.stomach < 1)] = np.where(gas, -900, 28)[below & (torso.stomach < 1)]
+    hu[torso.cavity & (torso.heart < 1) & (place.z > torso.liver_top)] = 42
+    hu[torso.cavity & torso.vessels] = 44
+    hu[torso.cavity & torso.gallbladder] = 10
+    texture = 5 * _cloud(rng, hu.shape, 4)
+    levels = {"liver": 60.0, "spleen": 50.0, "kidney_left": 35.0, "kidney_right": 35.0, "lesion": 8.0}
+    for name, level in levels.items():
+        if name in masks:
+            shift = 0.0 if name == "lesion" else rng.uniform(-4, 4)
+            hu[masks[name]] = level + shift + texture[masks[name]]
+    lungs = masks["lung_left"] | masks["lung_right"]
+    airy = _cloud(rng, hu.shape, 2)
+    depth = -830 + 0.25 * place.y + 25 * airy + np.where(airy > 1.5, 420, 0)
+    hu[lungs] = depth[lungs]
 
 
-def _noise(size: tuple[int, int, int], rng: np.random.Generator, sigma: float, sd: float) -> Floats:
-    """Smoothed normal noise of the given sd in HU."""
-    field = rng.standard_normal(size, dtype=np.float32)
-    field = ndimage.gaussian_filter(field, (0.3 * sigma, sigma, sigma), mode="wrap", truncate=2.5)
-    return np.asarray(field * np.float32(sd / float(field.std())), dtype=np.float32)
+def _paint_bones(hu: Floats, torso: _Torso, bones: Mask) -> None:
+    disc = (torso.vertebra < 0.97) & ~bones & torso.body
+    hu[disc] = 80
+    hu[(torso.canal < 8.5) & torso.body] = 25
+    hu[bones] = 620
+    hu[bones & (torso.vertebra < 0.8)] = 330
 
 
-def _scan(hu: Floats, rng: np.random.Generator) -> Volume:
-    """What the scanner makes of the HU: a little blur in the plane, noise of 12 to 20 HU, int16 above -1024."""
-    blurred = ndimage.gaussian_filter(hu, (0.0, 0.55, 0.55))
-    noisy = blurred + _noise(hu.shape, rng, 0.6, float(rng.uniform(12.0, 20.0)))
-    return np.asarray(np.clip(np.rint(noisy), -1024, 3071).astype(np.int16))
-
-
-def _write(folder: str, geometry: Geometry, voxels: Volume, masks: dict[str, Volume], *, cut: bool) -> None:
-    data = compress(encode_volume(voxels, geometry))
-    storage.write_bytes(storage.join(folder, "ct.nii.gz"), data[: len(data) // 2] if cut else data)
-    for name, mask in masks.items():
-        write_mask(storage.join(folder, "segmentations", f"{name}.nii.gz"), mask, geometry)
+def _cloud(rng: np.random.Generator, shape: tuple[int, ...], cell: int) -> Floats:
+    """Smooth noise of sd 1: values at every ``cell`` pixels (and half as many slices), linear between."""
+    cells = [max(2, -(-count // step) + 1) for count, step in zip(shape, (max(cell // 2, 1), cell, cell), strict=True)]
+    coarse = rng.standard_normal(cells, np.float32)
+    fine = ndimage.zoom(coarse, [count / few for count, few in zip(shape, cells, strict=True)], order=1)
+    return np.asarray(fine / fine.std(), dtype=np.float32)
