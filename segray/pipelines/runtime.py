@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,15 +77,30 @@ def _connect(address: str) -> None:
 
 
 def _embed(config: RayConfig) -> None:
-    cpus = config.cpus or len(os.sched_getaffinity(0))
-    ray.init(
-        num_cpus=cpus,
-        object_store_memory=_object_store_bytes(config.object_store_mib),
-        include_dashboard=config.dashboard,
-        dashboard_host="127.0.0.1",
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    with _silent_stderr():
+        ray.init(
+            num_cpus=config.cpus or len(os.sched_getaffinity(0)),
+            object_store_memory=_object_store_bytes(config.object_store_mib),
+            include_dashboard=config.dashboard,
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Ray's C++ core greets on file descriptor 2 whatever its log level; what goes wrong it raises."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _object_store_bytes(mib: int) -> int:
