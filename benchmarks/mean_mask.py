@@ -2,9 +2,9 @@
 
     python benchmarks/mean_mask.py SHARDS [--small]
 
-Where scans are cropped around what is to be found, a mask that ignores the image scores well. Each training mask is brought
-to the number of slices of the target (nearest), their mean is cut at the threshold that is best on the training cases
-themselves, and its Dice on every held-out case is printed, structure by structure.
+Where scans are cropped around what is to be found, a mask that ignores the image scores well. Each training mask is
+brought to the number of slices of the target (nearest), their mean is cut at the threshold that is best on the
+training cases themselves, and its Dice on every held-out case is printed, structure by structure.
 """
 
 from __future__ import annotations

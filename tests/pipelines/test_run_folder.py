@@ -16,7 +16,7 @@ def _epoch(run: RunFolder, epoch: int) -> None:
 def test_a_folder_with_a_run_is_refused(tmp_path: Path) -> None:
     run = RunFolder(str(tmp_path / "run"))
     run.begin("seed: 0\n")
-    with pytest.raises(UsageError, match="holds a run already.*--resume"):
+    with pytest.raises(UsageError, match=r"holds a run already.*--resume"):
         RunFolder(str(tmp_path / "run")).begin("seed: 0\n")
 
 
