@@ -32,8 +32,8 @@ NAME, NET = "segt", "10.79.0"
 STATE = Path(f"/tmp/netcluster-{NAME}")
 DASHBOARD = f"http://{NET}.10:8265"
 PROGRAMS = ("ip", "sshd", "ssh", "rsync", "unshare", "pgrep")
-CASES = 10
-EPOCHS = 16
+CASES = 8
+EPOCHS = 10
 
 ENVIRONMENT = {
     "NC_NAME": NAME,
