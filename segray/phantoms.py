@@ -28,7 +28,7 @@ Mask = NDArray[np.bool_]
 Interval = tuple[float, float]
 
 STRUCTURES = ("body", "bones", "kidney_left", "kidney_right", "liver", "lung_left", "lung_right", "spleen")
-"""The masks of a whole case; the case with a lesion has ``lesion`` too, the scan of the chest has no kidneys."""
+"""The masks of a whole case; the case with a lesion has ``lesion`` too, the scan of the chest lacks the kidneys."""
 
 ORIENTATIONS = ("RAS", "LPS", "LAS")
 LESION_CASE, CHEST_CASE = 1, 2
@@ -42,7 +42,7 @@ def make_phantoms(
     """Write CT phantoms as ``sXXXX/ct.nii.gz`` (int16 HU) and ``sXXXX/segmentations/<structure>.nii.gz`` (uint8 0, 1).
 
     Case ``n`` of a seed is the same whatever the number of cases. The masks overlap as in life: ``body`` holds all
-    others, ``liver`` holds ``lesion``. The third case is a scan of the chest above the kidneys, without their masks.
+    others, ``liver`` holds ``lesion``. The third case is a scan of the chest: what lies below it has no mask.
 
     Args:
         folder: a path or URI; files of the same names are replaced.
@@ -103,7 +103,7 @@ def _write(folder: str, scan: _Scan, *, cut: bool) -> None:
 def _draw_geometry(rng: np.random.Generator, index: int, person: _Person) -> Geometry:
     """A grid of 96 to 128 pixels of 2.6 to 3.4 mm and 36 to 52 slices of 4 to 6 mm, around the person's body."""
     in_plane, between = rng.uniform(2.6, 3.4), rng.uniform(4.0, 6.0)
-    columns = int(np.clip(np.ceil((2 * person.half_width + 20) / in_plane), 96, 128))
+    columns = int(np.clip(np.ceil((2 * person.half_width + 36) / in_plane), 96, 128))
     rows = int(np.clip(columns - rng.integers(0, 3) * 8, 96, 128))
     slices = int(np.clip(round(rng.uniform(205, 230) / between), 36, 52))
     middle = np.array([rng.uniform(-5, 5), rng.uniform(-4, 8), rng.uniform(0, 10)])
@@ -227,9 +227,10 @@ class _Torso:
         """What is written beside the scan, by name."""
         kidneys = {"kidney_left": self.kidney(LEFT), "kidney_right": self.kidney(RIGHT)}
         lungs = {"lung_left": self.lung(LEFT), "lung_right": self.lung(RIGHT)}
-        bones = self.spine_bone | self.rib_bone | self.pelvis_bone
-        organs = {"bones": bones, **kidneys, "liver": self.liver, **lungs, "spleen": self.spleen}
-        return {"body": self.body, **{name: mask & self.body for name, mask in organs.items()}}
+        organs = {**kidneys, "liver": self.liver, **lungs, "spleen": self.spleen}
+        bones = self.body & (self.spine_bone | self.rib_bone | self.pelvis_bone)
+        free = self.body & ~bones
+        return {"body": self.body, "bones": bones, **{name: mask & free for name, mask in organs.items()}}
 
     def blob(self, middle: tuple[float, float, float], axes: tuple[float, float, float], turn: float = 0.0) -> Floats:
         """The scaled radius of an ellipsoid at (x, y, z), turned by ``turn`` degrees in the coronal plane."""
@@ -334,7 +335,7 @@ class _Torso:
     def spleen(self) -> Mask:
         """Behind, on the left, below the diaphragm; hollow towards the stomach."""
         size = self.person.spleen_size
-        radius = self.blob((92, self.person.spine + 12, 14), (27 * size, 42 * size, 44 * size), turn=-18)
+        radius = self.blob((92, self.person.spine + 12, 14), (33 * size, 48 * size, 48 * size), turn=-18)
         away = (self.kidney_radius(LEFT) > 1.2) & (self.stomach > 1.1)
         return (radius < 1) & (self.cage < 0.9) & (self.place.z < self.left_dome) & away & self.cavity
 
