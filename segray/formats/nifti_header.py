@@ -113,8 +113,10 @@ def _shown(shape: tuple[int, ...]) -> str:
 def _dtype(header: Any, name: str) -> np.dtype[Any]:
     try:
         dtype: np.dtype[Any] = np.dtype(header.get_data_dtype())
-    except (HeaderDataError, KeyError) as error:
-        raise CaseError(f"{name} has an unknown voxel type (code {int(header['datatype'])}).") from error
+    except (HeaderDataError, KeyError):
+        dtype = np.dtype("V0")
+    if dtype.itemsize == 0:
+        raise CaseError(f"{name} has an unknown voxel type (code {int(header['datatype'])}).")
     if dtype.str[1:] in READABLE:
         return dtype
     if dtype.fields is not None:
