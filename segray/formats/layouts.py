@@ -19,6 +19,7 @@ MASKS = "segmentations"
 PAIRS = (("images", "labels"), ("imagesTr", "labelsTr"))
 LABEL_FOLDERS = frozenset({MASKS, *(labels for _, labels in PAIRS)})
 LABEL_ENDINGS = ("_mask", "_seg", "_label", "_labels", "_segmentation")
+NOT_KEPT = "The case has no mask of the structures that are kept."
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 
@@ -49,11 +50,11 @@ class _Findings:
     def finish(self, kind: str, label_map: LabelMap | None) -> Discovery:
         """The findings in order, with what lacks labels among the problems, if labels are wanted."""
         cases = [self.cases[case_id] for case_id in sorted(self.cases)]
-        told = {case_id for case_id, _ in self.problems}
-        bare = [case.case_id for case in cases if not case.has_labels and case.case_id not in told]
+        bare = [case.case_id for case in cases if not case.has_labels]
         if self.labelled and bare:
             if len(bare) < len(cases):
-                self.problems += [(case_id, "The image has no labels.") for case_id in bare]
+                told = {case_id for case_id, reason in self.problems if reason == NOT_KEPT}
+                self.problems += [(case_id, "The image has no labels.") for case_id in bare if case_id not in told]
             else:
                 self.notes.append("No case has labels.")
         return Discovery(kind, cases, label_map, sorted(self.problems), self.notes)
@@ -140,7 +141,7 @@ def _keep(case: CaseSource, label_map: LabelMap, found: _Findings) -> CaseSource
     """The case with the masks of the label map only."""
     masks = {name: path for name, path in case.masks.items() if name in label_map.values}
     if case.masks and not masks:
-        found.problems.append((case.case_id, "The case has no mask of the structures that are kept."))
+        found.problems.append((case.case_id, NOT_KEPT))
     return replace(case, masks=masks)
 
 
