@@ -120,13 +120,13 @@ def test_a_resumed_run_ends_as_the_undisturbed_one(run: Path, shards: Path, conf
     """Stop after epoch 2 of 3 and go on: the weights are those of three epochs in one go."""
     halted = run.parent / "halted"
     settings = _train_config(config, shards, halted)
-    train(settings.model_copy(update={"train": settings.train.model_copy(update={"patience": 0})}), stop_after=2)
+    train(settings, stop_after=2)
     rows = list(csv.DictReader((halted / "metrics.csv").open()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     summary = train(config, resume=str(halted))
     assert summary.epochs == 3
-    one = sorted((run / "checkpoints").glob("checkpoint_*"))[-1] / "state.pt"
-    two = sorted((halted / "checkpoints").glob("checkpoint_*"))[-1] / "state.pt"
+    one = sorted((run / "checkpoints").glob("checkpoint_*/state.pt"))[-1]
+    two = sorted((halted / "checkpoints").glob("checkpoint_*/state.pt"))[-1]
     a, b = (torch.load(path, weights_only=True)["trainer"] for path in (one, two))
     assert _flat(a).keys() == _flat(b).keys()
     for key, value in _flat(a).items():
