@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -28,6 +29,12 @@ def run_segray(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
 
 
+def children_cpu() -> float:
+    """CPU seconds of all child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def modules_after(statement: str) -> list[str]:
     """The heavy modules that a fresh process holds after ``statement``."""
     program = f"import sys\n{statement}\nprint(*[m for m in {HEAVY!r} if m in sys.modules])"
@@ -42,14 +49,17 @@ def test_the_commands_are_those_that_users_know() -> None:
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_answers_at_once(command: str) -> None:
     arguments = [command, "--help"] if command else ["--help"]
-    seconds = []
+    wall, cpu = [], []
     for _ in range(3):
-        started = time.perf_counter()
+        started, before = time.perf_counter(), children_cpu()
         done = run_segray(*arguments)
-        seconds.append(time.perf_counter() - started)
+        wall.append(time.perf_counter() - started)
+        cpu.append(children_cpu() - before)
         assert done.returncode == 0, done.stderr
         assert "Usage" in done.stdout
-    assert statistics.median(seconds) < LIMIT_S
+    # On a machine that is busy with something else the wall clock measures the something else.
+    busy = os.getloadavg()[0] > 0.75 * len(os.sched_getaffinity(0))
+    assert statistics.median(cpu if busy else wall) < LIMIT_S
 
 
 @pytest.mark.parametrize("command", COMMANDS)
