@@ -55,7 +55,8 @@ def read_bytes(uri: str) -> bytes:
     """The whole file at ``uri``. Raises SegrayError where it cannot be read."""
     try:
         if not is_remote(uri):
-            return Path(absolute(uri)).read_bytes()
+            with open(absolute(uri), "rb", buffering=0) as local:
+                return local.read()
         fs, path = filesystem(uri)
         with fs.open_input_stream(path) as stream:
             return bytes(stream.read())

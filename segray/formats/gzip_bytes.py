@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -85,23 +83,17 @@ class ByteReader:
 
     def _inflate_into(self, target: memoryview) -> int:
         done = 0
-        with _damage_in_words(self.name):
+        try:
             while self._gzip is not None and done < len(target):
                 got = self._gzip.readinto(target[done:])
                 if got == 0:
                     break
                 done += got
+        except EOFError as error:
+            raise CaseError(f"{self.name} is cut off: its gzip data end too early.", mend="Copy it again.") from error
+        except DAMAGE as error:
+            raise CaseError(f"{self.name} is damaged ({error}).", mend="Copy it again from its source.") from error
         return done
-
-
-@contextmanager
-def _damage_in_words(name: str) -> Iterator[None]:
-    try:
-        yield
-    except EOFError as error:
-        raise CaseError(f"{name} is cut off: its gzip data end too early.", mend="Copy it again.") from error
-    except DAMAGE as error:
-        raise CaseError(f"{name} is damaged ({error}).", mend="Copy it again from its source.") from error
 
 
 def open_bytes(path: str) -> ByteReader:

@@ -23,6 +23,9 @@ WORD = 8
 BLOCK = 1 << 18
 """Words whose indices are held at a time (8 bytes each)."""
 
+STEP = 1 << 12
+"""Words whose maximum is taken, to see where a mask begins and ends."""
+
 ONES = np.uint64(0x0101010101010101)
 """A word of voxels that are all 1."""
 
@@ -134,14 +137,25 @@ def padded(count: int) -> int:
 
 def _pieces(words: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.uint64]]]:
     """The indices of the words that are not empty, and the words with 1 for every nonzero voxel, by blocks."""
-    for start in range(0, len(words), BLOCK):
-        block = words[start : start + BLOCK]
+    first, last = _reach(words)
+    for start in range(first, last, BLOCK):
+        block = words[start : min(start + BLOCK, last)]
         where = np.flatnonzero(block != 0)
         ones = block[where]
         if np.bitwise_or.reduce(ones, initial=np.uint64(0)) & ~ONES:
             ones = (ones.view(np.uint8) != 0).view(np.uint64)
         where += start
         yield where, ones
+
+
+def _reach(words: NDArray[np.uint64]) -> tuple[int, int]:
+    """The range that holds all words that are not empty, in whole steps: a maximum is much faster than a search."""
+    whole = len(words) // STEP
+    full = np.flatnonzero(words[: whole * STEP].reshape(whole, STEP).max(axis=1, initial=0))
+    rest = bool(words[whole * STEP :].any())
+    if len(full) == 0:
+        return (whole * STEP, len(words)) if rest else (0, 0)
+    return int(full[0]) * STEP, len(words) if rest else (int(full[-1]) + 1) * STEP
 
 
 def _voxels(where: NDArray[np.intp], ones: NDArray[np.uint64]) -> NDArray[np.intp]:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from segray import storage
 from segray.case import Volume
 from segray.shards import ShardError
-from segray.shards.codec import DTYPES, Codec, checksum, encode_pixels
+from segray.shards.codec import DTYPES, Codec, checksum, encode_slices
 from segray.shards.manifest import CaseIntensity
 from segray.shards.schema import ROW, check_schema
 
@@ -105,13 +105,17 @@ def write_part(
 
 def _groups(case: CaseSlices, rows_per_group: int, codec: Codec, level: int) -> Iterator[dict[str, list[Any]]]:
     for start in range(0, len(case.images), rows_per_group):
-        rows = [_row(case, z, codec, level) for z in range(start, min(start + rows_per_group, len(case.images)))]
+        zs = range(start, min(start + rows_per_group, len(case.images)))
+        images = encode_slices(case.images[start : zs.stop], codec, level)
+        rows = [_row(case, z, image) for z, image in zip(zs, images, strict=True)]
+        if case.labels is not None:
+            for row, columns in zip(rows, _label_columns(case.labels[start : zs.stop], level), strict=True):
+                row |= columns
         yield {name: [row[name] for row in rows] for name in ROW.names}
 
 
-def _row(case: CaseSlices, z: int, codec: Codec, level: int) -> dict[str, Any]:
-    image = encode_pixels(case.images[z], codec, level)
-    row: dict[str, Any] = {
+def _row(case: CaseSlices, z: int, image: bytes) -> dict[str, Any]:
+    return {
         "case_id": case.case_id,
         "z": z,
         "slices": len(case.images),
@@ -130,22 +134,28 @@ def _row(case: CaseSlices, z: int, codec: Codec, level: int) -> dict[str, Any]:
         "case_mean": case.mean,
         "case_sd": case.sd,
     }
-    if case.labels is not None:
-        row |= _label_columns(case.labels[z], level)
-    return row
 
 
-def _label_columns(labels: Volume, level: int) -> dict[str, Any]:
-    data = encode_pixels(labels, "zstd", level)
-    counts = np.bincount(labels.reshape(-1))
-    counts[0] = 0
-    return {
-        "labels": data,
-        "labels_crc": checksum(data),
-        "labels_dtype": labels.dtype.name,
-        "present": np.flatnonzero(counts).tolist(),
-        "foreground": int(counts.sum()),
-    }
+def _label_columns(labels: Volume, level: int) -> Iterator[dict[str, Any]]:
+    dtype = labels.dtype.name
+    for plane, data, present in zip(labels, encode_slices(labels, "zstd", level), _present(labels), strict=True):
+        yield {
+            "labels": data,
+            "labels_crc": checksum(data),
+            "labels_dtype": dtype,
+            "present": present,
+            "foreground": int(np.count_nonzero(plane)),
+        }
+
+
+def _present(labels: Volume) -> list[list[int]]:
+    """The indices in each slice, without background, taken at the ends of runs: there are few of them."""
+    flat = labels.reshape(-1)
+    ends = np.flatnonzero(flat[1:] != flat[:-1])
+    seen = np.zeros((len(labels), int(labels.max(initial=0)) + 1), np.bool_)
+    seen[ends // max(labels[0].size, 1), flat[ends]] = True
+    seen[np.arange(len(labels)), labels[:, -1, -1]] = True
+    return [(np.flatnonzero(row[1:]) + 1).tolist() for row in seen]
 
 
 def _intensity_to_dict(stats: CaseIntensity) -> dict[str, Any]:
