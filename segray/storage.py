@@ -82,7 +82,7 @@ def read_text(uri: str) -> str:
     return read_bytes(uri).decode("utf-8")
 
 
-def write_bytes(uri: str, data: bytes) -> None:
+def write_bytes(uri: str, data: bytes | memoryview) -> None:
     """Write ``data`` to ``uri`` so that a reader sees the old file or the whole new one, never a part."""
     if is_remote(uri):
         fs, path = filesystem(uri)

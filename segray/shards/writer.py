@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -91,11 +90,11 @@ def write_part(
         "intensity": _intensity_to_dict(case.intensity),
     }
     schema = ROW.with_metadata({META: json.dumps(facts).encode("utf-8")})
-    buffer = io.BytesIO()
+    buffer = pa.BufferOutputStream()
     with pq.ParquetWriter(buffer, schema, **PLAIN) as writer:
-        for rows in _groups(case, rows_per_group, codec, level):
-            writer.write_table(pa.Table.from_pydict(rows, schema=schema), row_group_size=rows_per_group)
-    data = buffer.getvalue()
+        for columns in _groups(case, rows_per_group, codec, level):
+            writer.write_table(pa.Table.from_pydict(columns, schema=schema), row_group_size=rows_per_group)
+    data = memoryview(buffer.getvalue())
     name = part_name(case.case_id)
     storage.write_bytes(storage.join(folder, name), data)
     return PartFacts(
@@ -104,28 +103,25 @@ def write_part(
 
 
 def _groups(case: CaseSlices, rows_per_group: int, codec: Codec, level: int) -> Iterator[dict[str, list[Any]]]:
-    for start in range(0, len(case.images), rows_per_group):
-        zs = range(start, min(start + rows_per_group, len(case.images)))
-        images = encode_slices(case.images[start : zs.stop], codec, level)
-        rows = [_row(case, z, image) for z, image in zip(zs, images, strict=True)]
-        if case.labels is not None:
-            for row, columns in zip(rows, _label_columns(case.labels[start : zs.stop], level), strict=True):
-                row |= columns
-        yield {name: [row[name] for row in rows] for name in ROW.names}
+    images = encode_slices(case.images, codec, level)
+    labels = None if case.labels is None else encode_slices(case.labels, "zstd", level)
+    for start in range(0, len(images), rows_per_group):
+        zs = range(start, min(start + rows_per_group, len(images)))
+        columns = _image_columns(case, zs, images[start : zs.stop])
+        if labels is not None and case.labels is not None:
+            columns |= _label_columns(case.labels[start : zs.stop], labels[start : zs.stop])
+        yield columns
 
 
-def _row(case: CaseSlices, z: int, image: bytes) -> dict[str, Any]:
-    return {
+def _image_columns(case: CaseSlices, zs: range, images: list[bytes]) -> dict[str, list[Any]]:
+    """The columns of some slices, those of the labels empty."""
+    same = {
         "case_id": case.case_id,
-        "z": z,
         "slices": len(case.images),
-        "z_mm": case.z_first + z * case.spacing[0],
         "spacing": list(case.spacing),
         "height": case.images.shape[1],
         "width": case.images.shape[2],
         "dtype": case.images.dtype.name,
-        "image": image,
-        "image_crc": checksum(image),
         "labels": None,
         "labels_crc": None,
         "labels_dtype": None,
@@ -134,18 +130,23 @@ def _row(case: CaseSlices, z: int, image: bytes) -> dict[str, Any]:
         "case_mean": case.mean,
         "case_sd": case.sd,
     }
+    return {
+        **{name: [value] * len(zs) for name, value in same.items()},
+        "z": list(zs),
+        "z_mm": [case.z_first + z * case.spacing[0] for z in zs],
+        "image": images,
+        "image_crc": [checksum(image) for image in images],
+    }
 
 
-def _label_columns(labels: Volume, level: int) -> Iterator[dict[str, Any]]:
-    dtype = labels.dtype.name
-    for plane, data, present in zip(labels, encode_slices(labels, "zstd", level), _present(labels), strict=True):
-        yield {
-            "labels": data,
-            "labels_crc": checksum(data),
-            "labels_dtype": dtype,
-            "present": present,
-            "foreground": int(np.count_nonzero(plane)),
-        }
+def _label_columns(labels: Volume, data: list[bytes]) -> dict[str, list[Any]]:
+    return {
+        "labels": data,
+        "labels_crc": [checksum(encoded) for encoded in data],
+        "labels_dtype": [labels.dtype.name] * len(labels),
+        "present": _present(labels),
+        "foreground": [int(np.count_nonzero(plane)) for plane in labels],
+    }
 
 
 def _present(labels: Volume) -> list[list[int]]:
@@ -155,7 +156,11 @@ def _present(labels: Volume) -> list[list[int]]:
     seen = np.zeros((len(labels), int(labels.max(initial=0)) + 1), np.bool_)
     seen[ends // max(labels[0].size, 1), flat[ends]] = True
     seen[np.arange(len(labels)), labels[:, -1, -1]] = True
-    return [(np.flatnonzero(row[1:]) + 1).tolist() for row in seen]
+    found: list[list[int]] = [[] for _ in labels]
+    for z, index in zip(*(axis.tolist() for axis in np.nonzero(seen)), strict=True):
+        if index:
+            found[z].append(index)
+    return found
 
 
 def _intensity_to_dict(stats: CaseIntensity) -> dict[str, Any]:
