@@ -6,7 +6,7 @@ import gzip
 from typing import Any
 
 import numpy as np
-from isal import igzip_lib, isal_zlib
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 from segray import storage
@@ -16,6 +16,9 @@ GZIP_MAGIC = b"\x1f\x8b"
 
 MAX_RATIO = 1032
 """DEFLATE expands at most 1032 times: 258 bytes from two bits (RFC 1951, section 3.2.5)."""
+
+GZIP_WINDOW = 31
+"""zlib's name for a gzip header and a window of 32 KiB (16 + 15 bits)."""
 
 HEAD_BYTES = 1 << 16
 """Compressed bytes read to see a header; header extensions lie behind what is asked for."""
@@ -119,6 +122,8 @@ def load(path: str) -> bytes:
         raise CaseError(str(error)) from error
 
 
-def compress(data: bytes | NDArray[np.uint8]) -> bytes:
-    """Gzip at ISA-L's level 1: smaller and about ten times faster than zlib's level 1 on masks."""
-    return bytes(igzip_lib.compress(data, 1, igzip_lib.COMP_GZIP))
+def compress(*parts: bytes | NDArray[Any]) -> bytes:
+    """One gzip file of all parts (C-ordered) in turn, at ISA-L's level 1: on masks smaller and faster than zlib's."""
+    packer = isal_zlib.compressobj(1, isal_zlib.DEFLATED, GZIP_WINDOW)
+    pieces = [packer.compress(part if isinstance(part, bytes) else part.data) for part in parts]
+    return b"".join([*pieces, packer.flush()])

@@ -7,7 +7,6 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from numpy.typing import NDArray
 
 from segray import storage
 from segray.case import Case, Geometry, Volume
@@ -85,19 +84,22 @@ def write_nifti_mask(path: str, labels: Volume, geometry: Geometry) -> None:
     """
     if labels.shape != geometry.size:
         raise SegrayError(f"{path}: labels of shape {labels.shape} do not lie on the grid {geometry.size}.")
-    data = encode_volume(_as_labels(path, labels), geometry)
-    storage.write_bytes(path, gzip_bytes.compress(data) if path.endswith(".gz") else data.tobytes())
+    header, stored = _parts(_as_labels(path, labels), geometry)
+    data = gzip_bytes.compress(header, stored) if path.endswith(".gz") else header + stored.tobytes()
+    storage.write_bytes(path, data)
 
 
-def encode_volume(volume: Volume, geometry: Geometry) -> NDArray[np.uint8]:
+def encode_volume(volume: Volume, geometry: Geometry) -> bytes:
     """The bytes of an uncompressed NIfTI file of a (z, y, x) volume on ``geometry``, little-endian, unscaled."""
+    header, stored = _parts(volume, geometry)
+    return header + stored.tobytes()
+
+
+def _parts(volume: Volume, geometry: Geometry) -> tuple[bytes, Volume]:
+    """The header, and the voxels as the C-ordered (k, j, i) array that follows it in the file."""
     turned = file_view(volume, geometry).T
     stored = contiguous(turned, turned.dtype.newbyteorder("<"))
-    header = _header_of(geometry, stored.dtype)
-    data = np.empty(len(header) + stored.nbytes, np.uint8)
-    data[: len(header)] = np.frombuffer(header, np.uint8)
-    data[len(header) :] = stored.reshape(-1).view(np.uint8)
-    return data
+    return _header_of(geometry, stored.dtype), stored
 
 
 def _as_labels(path: str, labels: Volume) -> Volume:

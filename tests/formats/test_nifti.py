@@ -290,3 +290,11 @@ def test_dropped_values_are_background(tmp_path: Path, save: Save) -> None:
     case = formats.read_case(CaseSource("x", scan, labels=labels, dropped=(2,)), None)
     assert case.labels is not None
     assert case.labels.ravel().tolist() == [0, 1, 0, 3]
+
+
+def test_mask_can_be_written_plain(tmp_path: Path) -> None:
+    geometry = Geometry(affine_of("RAS"), (3, 4, 5))
+    labels = np.random.default_rng(0).integers(0, 9, geometry.size).astype(np.uint8)
+    formats.write_mask(str(tmp_path / "m.nii"), labels, geometry)
+    assert (tmp_path / "m.nii").stat().st_size == 352 + 60
+    assert np.array_equal(formats.read_labels(str(tmp_path / "m.nii"), geometry)[0], labels)
