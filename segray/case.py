@@ -242,10 +242,23 @@ class Case:
     notes: list[str] = field(default_factory=list)
 
 
+SLAB_VOXELS = 1 << 16
+"""Voxels of a slab whose float64 copy stays in the cache."""
+
+
+def slabs(volume: Volume) -> list[slice]:
+    """(z, y, x) cut into runs of slices of about :data:`SLAB_VOXELS`, at least one slice each."""
+    step = max(1, SLAB_VOXELS // max(int(np.prod(volume.shape[1:])), 1))
+    return [slice(start, start + step) for start in range(0, len(volume), step)]
+
+
 def voxel_statistics(voxels: Volume) -> tuple[float, float]:
-    """Mean and sd over all voxels of a case, before any resampling, summed in float64 slice by slice."""
+    """Mean and sd over all voxels of a case, before any resampling, summed in float64 slab by slab."""
     count = max(voxels.size, 1)
-    total = sum(float(plane.sum(dtype=np.float64)) for plane in voxels)
+    total = square = 0.0
+    for slab in slabs(voxels):
+        wide = voxels[slab].astype(np.float64).reshape(-1)
+        total += float(wide.sum())
+        square += float(np.dot(wide, wide))
     mean = total / count
-    square = sum(float(np.square(plane, dtype=np.float64).sum()) for plane in voxels)
     return mean, float(np.sqrt(max(square / count - mean * mean, 0.0)))

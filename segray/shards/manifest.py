@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segray import storage
-from segray.case import LabelMap, Volume
+from segray.case import LabelMap, Volume, slabs
 from segray.errors import UsageError
 from segray.grid import Grid
 from segray.shards.schema import SCHEMA_VERSION
@@ -48,27 +48,29 @@ class CaseIntensity:
 def case_intensity(voxels: Volume, indices: Volume, seed: int) -> CaseIntensity:
     """The statistics of the voxels with a label (z, y, x), as nnU-Net's fingerprint takes them.
 
-    Slice by slice: the float64 copy that exact sums need is never larger than a slice.
+    Slab by slab: the float64 copy that exact sums need is never larger than a slab.
     """
-    counts = [int(np.count_nonzero(plane)) for plane in indices]
+    cuts = slabs(voxels)
+    counts = [int(np.count_nonzero(indices[slab])) for slab in cuts]
     everywhere = not any(counts)
     if everywhere:
-        counts = [plane.size for plane in voxels]
+        counts = [voxels[slab].size for slab in cuts]
     ends = np.cumsum(counts)
     count = int(ends[-1])
     draw = np.sort(np.random.default_rng(seed).integers(0, count, size=min(SAMPLES_A_CASE, count)))
-    cuts = np.searchsorted(draw, ends)
+    drawn = [0, *np.searchsorted(draw, ends).tolist()]
     total = square = 0.0
     low, high = np.inf, -np.inf
     samples = np.empty(draw.size, dtype=np.float32)
-    for z in np.flatnonzero(counts):
-        values = voxels[z].reshape(-1) if everywhere else voxels[z][indices[z] > 0]
+    for number in np.flatnonzero(counts):
+        slab = voxels[cuts[number]]
+        values = slab.reshape(-1) if everywhere else slab[indices[cuts[number]] > 0]
         wide = values.astype(np.float64)
         total += float(wide.sum())
         square += float(np.dot(wide, wide))
         low, high = min(low, float(values.min())), max(high, float(values.max()))
-        start = cuts[z - 1] if z else 0
-        samples[start : cuts[z]] = values[draw[start : cuts[z]] - (ends[z] - counts[z])]
+        mine = slice(drawn[number], drawn[number + 1])
+        samples[mine] = values[draw[mine] - (ends[number] - counts[number])]
     return CaseIntensity(count, total, square, low, high, samples)
 
 
