@@ -103,6 +103,9 @@ def stream_tables(
 ) -> Iterator[pa.Table]:
     """Read ``spans`` through Ray Data, in their order; memory is bounded by Ray's back-pressure.
 
+    The execution runs in an actor of its own (Ray Data's split coordinator): its scheduling loop would otherwise take
+    the interpreter lock from the training step again and again.
+
     Args:
         folder: the shard folder (path or URI).
         spans: what to read.
@@ -115,6 +118,7 @@ def stream_tables(
     context = DataContext.get_current().copy()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
+    context.target_max_block_size = BLOCK_BYTES
     near: dict[str, Any] = {}
     if here:
         node = ray.get_runtime_context().get_node_id()
@@ -123,4 +127,5 @@ def stream_tables(
         dataset = ray.data.read_datasource(
             ShardDatasource(folder, spans), override_num_blocks=len(spans), num_cpus=cpus, **near
         )
-    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+        (iterator,) = dataset.streaming_split(1, equal=False)
+    yield from iterator.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
