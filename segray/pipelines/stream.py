@@ -16,11 +16,12 @@ from segray.pipelines.runtime import MIB, READ_TASK_CPUS
 from segray.shards.index import Visit
 from segray.shards.reader import read_visit
 
-TASK_BYTES = 64 * MIB
-"""Compressed bytes that one read task brings: large enough that Ray's cost a task vanishes."""
+TASK_BYTES = 16 * MIB
+"""Compressed bytes that one read task brings, as one block: large enough that Ray's cost a task vanishes.
 
-BLOCK_BYTES = 8 * MIB
-"""Compressed bytes of a block: small enough that the first batch comes soon and memory stays flat."""
+One block a task, because the scheduling loop of Ray Data 2.60 spins on a whole core while a running task holds a finished
+block that back-pressure does not let out yet.
+"""
 
 NODE_LABEL = "ray.io/node-id"
 
@@ -44,11 +45,10 @@ class Span:
 class ShardDatasource(Datasource):  # type: ignore[misc]
     """Row groups of a shard folder in the order of ``spans``, as Arrow tables of compressed rows."""
 
-    def __init__(self, folder: str, spans: Sequence[Span], block_bytes: int = BLOCK_BYTES) -> None:
+    def __init__(self, folder: str, spans: Sequence[Span]) -> None:
         super().__init__()
         self._folder = folder
         self._spans = list(spans)
-        self._block_bytes = block_bytes
 
     def estimate_inmemory_data_size(self) -> int:
         """Compressed bytes of all spans."""
@@ -62,24 +62,14 @@ class ShardDatasource(Datasource):  # type: ignore[misc]
         return [self._task(span) for span in self._spans]
 
     def _task(self, span: Span) -> ReadTask:
-        folder, block_bytes = self._folder, self._block_bytes
+        folder = self._folder
         metadata = BlockMetadata(num_rows=span.rows, size_bytes=span.bytes, exec_stats=None)
-        return ReadTask(lambda: read_span(folder, span, block_bytes), metadata)
+        return ReadTask(lambda: [read_span(folder, span)], metadata)
 
 
-def read_span(folder: str, span: Span, block_bytes: int) -> Iterator[pa.Table]:
-    """The tables of a span, gathered to blocks of about ``block_bytes``."""
-    waiting: list[pa.Table] = []
-    size = 0
-    for visit in span.visits:
-        table = read_visit(folder, visit)
-        waiting.append(table)
-        size += table.nbytes
-        if size >= block_bytes:
-            yield pa.concat_tables(waiting)
-            waiting, size = [], 0
-    if waiting:
-        yield pa.concat_tables(waiting)
+def read_span(folder: str, span: Span) -> pa.Table:
+    """The rows of a span in one table."""
+    return pa.concat_tables([read_visit(folder, visit) for visit in span.visits])
 
 
 def spans_of(visits: Iterable[Visit], bytes_a_row: float, task_bytes: int = TASK_BYTES) -> list[Span]:
@@ -118,7 +108,7 @@ def stream_tables(
     context = DataContext.get_current().copy()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
-    context.target_max_block_size = BLOCK_BYTES
+    context.target_max_block_size = 4 * TASK_BYTES
     near: dict[str, Any] = {}
     if here:
         node = ray.get_runtime_context().get_node_id()
