@@ -24,6 +24,7 @@ from segray.grid import Grid, fill_value, resolve_grid
 from segray.pipelines.admission import memory_classes
 from segray.pipelines.failures import reason_for
 from segray.pipelines.headers import Planned, read_headers
+from segray.pipelines.pace import paced_context
 from segray.pipelines.runtime import MIB, ray_session
 from segray.resample import image_to_grid, labels_to_grid
 from segray.shards.index import build_index
@@ -171,8 +172,7 @@ def bytes_needed(case: Planned) -> int:
 
 
 def _run(group: Sequence[Planned], declared: int, recipe: Recipe, folder: str) -> Iterator[dict[str, Any]]:
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
+    context = paced_context()
     with DataContext.current(context):
         items = [{"source": case.source.to_json()} for case in group]
         dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(

@@ -18,6 +18,7 @@ from segray.nets.bundle import Bundle, load_bundle
 from segray.pipelines.admission import memory_classes
 from segray.pipelines.headers import Planned, read_headers
 from segray.pipelines.ledger import Ledger, Row, to_line
+from segray.pipelines.pace import paced_context
 from segray.pipelines.predict_stages import PredictStage, WriteStage, read_stage
 from segray.pipelines.runtime import MIB, READ_TASK_CPUS, WorkerShape, nodes, ray_session, worker_shape
 
@@ -172,8 +173,7 @@ def _run_class(
     folder: str,
     config: Config,
 ) -> Iterator[str]:
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
+    context = paced_context()
     with DataContext.current(context):
         items = [{"source": case.source.to_json()} for case in group]
         dataset = ray.data.from_items(items, override_num_blocks=len(items))

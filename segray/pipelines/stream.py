@@ -12,6 +12,7 @@ from ray.data import DataContext
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from segray.pipelines.pace import paced_context
 from segray.pipelines.runtime import MIB, READ_TASK_CPUS
 from segray.shards.index import Visit
 from segray.shards.reader import read_visit
@@ -19,8 +20,7 @@ from segray.shards.reader import read_visit
 TASK_BYTES = 16 * MIB
 """Compressed bytes that one read task brings, as one block: large enough that Ray's cost a task vanishes.
 
-One block a task, because the scheduling loop of Ray Data 2.60 spins on a whole core while a running task holds a finished
-block that back-pressure does not let out yet.
+One block a task, so that no running task holds finished blocks that back-pressure does not let out.
 """
 
 NODE_LABEL = "ray.io/node-id"
@@ -105,9 +105,8 @@ def stream_tables(
     Yields:
         Arrow tables of compressed rows; the buffers lie in the object store and are not copied.
     """
-    context = DataContext.get_current().copy()
+    context = paced_context()
     context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
     context.target_max_block_size = 4 * TASK_BYTES
     near: dict[str, Any] = {}
     if here:
