@@ -20,13 +20,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -216,12 +216,18 @@ def measure_memory(slices: int) -> dict[str, Any]:
     return {"case": f"512x512x{slices}", "structures": MEMORY_STRUCTURES, **json.loads(done.stdout.splitlines()[-1])}
 
 
+def resident_gib(key: str) -> float:
+    """VmRSS (now) or VmHWM (peak) of this process; getrusage's maximum would include the parent before exec."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 2**20
+
+
 def memory_child(folder: str) -> None:
     """Predict the case in ``folder`` and print the peak resident memory of this process."""
     predictor = Predictor(load_bundle(f"{folder}/bundle"), PredictConfig(gpu="no"))
-    loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    loaded = resident_gib("VmRSS")
     took = seconds(lambda: with_segray(predictor, f"{folder}/ct.nii.gz", f"{folder}/mask.nii.gz"))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = resident_gib("VmHWM")
     stages = {name: round(value, 1) for name, value in predictor.last_seconds.items()}
     print(json.dumps({"peak GiB": round(peak, 2), "before the case GiB": round(loaded, 2), "seconds": round(took, 1),
                       "seconds a stage": stages}))  # fmt: skip
