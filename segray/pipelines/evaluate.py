@@ -50,7 +50,9 @@ class EvaluateSummary:
     failed: list[tuple[str, str]]
 
 
-def evaluate(predictions: str, truth: str, config: Config, *, watcher: Watcher | None = None) -> EvaluateSummary:
+def evaluate(
+    predictions: str, truth: str, config: Config | None = None, *, watcher: Watcher | None = None
+) -> EvaluateSummary:
     """Measure every mask of a prediction folder against the labels of the same case in ``truth``.
 
     Writes ``metrics.csv/parquet`` (a row a case and structure), ``summary.csv/parquet`` and ``evaluation.json``.
@@ -58,6 +60,7 @@ def evaluate(predictions: str, truth: str, config: Config, *, watcher: Watcher |
     Raises:
         UsageError: no masks there, or none of their cases is in ``truth``.
     """
+    config = config or Config()
     folder = storage.absolute(predictions)
     pairs, label_map, notes = _pairs(folder, truth, config)
     rows: list[dict[str, Any]] = []

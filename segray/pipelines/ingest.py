@@ -79,7 +79,9 @@ class Recipe:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode("utf-8")).hexdigest()[:16]
 
 
-def ingest(source: str, destination: str, config: Config, *, watcher: Watcher | None = None) -> IngestSummary:
+def ingest(
+    source: str, destination: str, config: Config | None = None, *, watcher: Watcher | None = None
+) -> IngestSummary:
     """Write shards for the labelled cases of ``source``; run again, only what is missing or changed.
 
     The manifest is written last: killed at any moment, a reader sees the shards as they were before.
@@ -87,12 +89,13 @@ def ingest(source: str, destination: str, config: Config, *, watcher: Watcher | 
     Args:
         source: the folder of cases.
         destination: the shard folder (path or URI).
-        config: section ``ingest``.
+        config: the settings, section ``ingest``; None: the defaults.
         watcher: told of every case.
 
     Raises:
         UsageError: no labelled case was found, or none could be read.
     """
+    config = config or Config()
     folder = storage.absolute(destination)
     discovery = formats.discover(source, config.ingest)
     failed = list(discovery.problems)

@@ -48,7 +48,7 @@ class PredictSummary:
 
 
 def predict(
-    bundle: str, source: str, destination: str, config: Config, *, watcher: Watcher | None = None
+    bundle: str, source: str, destination: str, config: Config | None = None, *, watcher: Watcher | None = None
 ) -> PredictSummary:
     """Write a mask for every case of ``source`` that has none yet.
 
@@ -56,12 +56,13 @@ def predict(
         bundle: a bundle folder, or a run folder that holds one.
         source: a folder of cases, or one NIfTI file.
         destination: the prediction folder, created or gone on with.
-        config: the settings; section ``predict``.
+        config: the settings, section ``predict``; None: the defaults.
         watcher: told of every finished case.
 
     Raises:
         UsageError: no bundle, no cases, or the folder holds the masks of another bundle.
     """
+    config = config or Config()
     folder = storage.absolute(destination)
     bundle_folder = find_bundle(bundle)
     loaded = load_bundle(bundle_folder)
