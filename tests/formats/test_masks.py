@@ -78,6 +78,22 @@ def test_large_masks_are_painted_in_blocks(monkeypatch: pytest.MonkeyPatch) -> N
     test_winner_is_the_smallest_of_all_masks_at_a_voxel()
 
 
+@given(st.sets(st.integers(0, 63), max_size=3), st.integers(1, 64))
+def test_range_of_a_mask_holds_all_its_words_and_little_more(full: set[int], length: int) -> None:
+    words = np.zeros(length, np.uint64)
+    words[[place for place in full if place < length]] = 1 << 40
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masks_module, "STEP", 5)
+        first, last = masks_module._reach(words)
+    found = np.flatnonzero(words)
+    assert not words[:first].any()
+    assert not words[last:].any()
+    if len(found):
+        assert (first, last) == (found[0] // 5 * 5, min(found[-1] // 5 * 5 + 5, length))
+    else:
+        assert first == last
+
+
 def test_structure_that_is_covered_is_named(tmp_path: Path, save: Save) -> None:
     notes = stacked(tmp_path, save, {"middle": box(2), "small": box(2)}).notes
     assert "Smaller structures cover all of small." in notes

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from segray.shards import ShardError
-from segray.shards.codec import DTYPES, checksum, decode_pixels_into, encode_pixels
+from segray.shards.codec import DTYPES, checksum, decode_pixels_into, encode_pixels, encode_slices
 
 PLANES = st.sampled_from(DTYPES).flatmap(
     lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40))
@@ -23,6 +23,26 @@ def test_bytes_come_back(pixels: np.ndarray, codec: str, level: int) -> None:
     out = np.empty_like(pixels)
     decode_pixels_into(memoryview(data), out, checksum(data))
     assert out.tobytes() == pixels.tobytes()
+
+
+@given(
+    st.sampled_from(DTYPES).flatmap(
+        lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=3, max_dims=3, max_side=24))
+    ),
+    st.sampled_from(["zstd", "lz4"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_slices_together_give_the_bytes_of_each_alone(pixels: np.ndarray, codec: str) -> None:
+    together = encode_slices(pixels, codec)  # type: ignore[arg-type]
+    assert together == [encode_pixels(plane, codec) for plane in pixels]  # type: ignore[arg-type]
+
+
+def test_views_of_a_volume_are_encoded_as_they_look() -> None:
+    pixels = np.arange(480, dtype=np.int16).reshape(4, 10, 12).transpose(0, 2, 1)
+    out = np.empty((4, 12, 10), np.int16)
+    for plane, data in zip(out, encode_slices(pixels), strict=True):
+        decode_pixels_into(data, plane, checksum(data))
+    assert (out == pixels).all()
 
 
 def test_a_turned_view_is_encoded_as_it_looks() -> None:

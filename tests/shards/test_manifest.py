@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from segray import storage
-from segray.case import LabelMap
+from segray.case import LabelMap, voxel_statistics
 from segray.errors import UsageError
 from segray.grid import Grid
 from segray.shards.manifest import (
@@ -108,3 +108,19 @@ def test_pooling_weighs_moments_by_voxels() -> None:
     assert stats.mean == pytest.approx(18.0)
     assert stats.sd == pytest.approx(16.0)
     assert pool_intensity([]) == IntensityStats()
+
+
+def test_statistics_do_not_depend_on_how_a_case_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    voxels = rng.integers(-1000, 1000, (13, 9, 8)).astype(np.int16)
+    labels = (rng.random(voxels.shape) < 0.2).astype(np.uint8)
+    labels[4:9] = 0
+    whole = case_intensity(voxels, labels, 5)
+    inside = voxels[labels > 0].astype(float)
+    assert (whole.count, whole.total, whole.low, whole.high) == (inside.size, inside.sum(), inside.min(), inside.max())
+    for size in (1, 150, 400):
+        monkeypatch.setattr("segray.case.SLAB_VOXELS", size)
+        cut = case_intensity(voxels, labels, 5)
+        assert (cut.count, cut.total, cut.square) == (whole.count, whole.total, whole.square)
+        assert (cut.samples == whole.samples).all()
+        assert voxel_statistics(voxels) == pytest.approx((voxels.mean(), voxels.std()))

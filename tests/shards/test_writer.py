@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from segray.shards import ShardError
 from segray.shards.schema import ROW
-from segray.shards.writer import part_name, read_part_facts, write_part
+from segray.shards.writer import _present, part_name, read_part_facts, write_part
 
 from .conftest import make_case
 
@@ -28,6 +31,12 @@ def test_a_part_has_the_columns_and_groups_it_should(tmp_path: Path) -> None:
     assert rows[5]["foreground"] == 33
     assert rows[0]["present"] == []
     assert rows[0]["case_sd"] == 300.0
+
+
+@given(hnp.arrays("u1", hnp.array_shapes(min_dims=3, max_dims=3, max_side=9), elements=st.integers(0, 6)))
+def test_the_present_labels_are_all_that_a_slice_holds(labels: np.ndarray) -> None:
+    expected = [[int(value) for value in np.unique(plane) if value] for plane in labels]
+    assert _present(labels) == expected
 
 
 def test_the_footer_tells_the_facts_again(tmp_path: Path) -> None:
