@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -27,6 +29,10 @@ DEMO_SETTINGS = (
 )
 """What lets the demo end in minutes on two cores; a user's --set comes after it."""
 
+PHANTOM_SETTINGS = ("intensity.window=[-300,300]", "ingest.grid.spacing=[3.5,3.5]")
+DATA_SETTINGS = ("intensity.mode=foreground",)
+"""A user's folder may hold anything: its own spacing, and its own range of values."""
+
 CaseWatcher = Callable[[dict[str, Any], int, int], None]
 
 
@@ -41,7 +47,7 @@ class Demo:
 
     def __init__(self, data: str | None, out: str, overrides: list[str]) -> None:
         self.out = storage.absolute(out)
-        self.config = load_config(None, [*DEMO_SETTINGS, *overrides])
+        self.config = load_config(None, [*DEMO_SETTINGS, *(DATA_SETTINGS if data else PHANTOM_SETTINGS), *overrides])
         self.data = storage.absolute(data) if data else self._phantoms()
         self.shards, self.run = storage.join(self.out, "shards"), storage.join(self.out, "run")
         self.predictions = storage.join(self.out, "predictions")
@@ -49,7 +55,10 @@ class Demo:
     def _phantoms(self) -> str:
         folder = storage.join(self.out, "phantoms")
         if not storage.exists(folder):
-            make_phantoms(folder)
+            # Made beside and renamed, so that an interrupted first call leaves no part of a set.
+            shutil.rmtree(f"{folder}.partial", ignore_errors=True)
+            make_phantoms(f"{folder}.partial")
+            os.rename(f"{folder}.partial", folder)
         return folder
 
     def session(self) -> AbstractContextManager[None]:
