@@ -10,8 +10,10 @@ process, which is steadier where others compute too. Writes ``results/ingest_cas
     python benchmarks/ingest_case.py                       # a phantom of 200x180x160 with 104 masks
     python benchmarks/ingest_case.py --small               # for CI: a phantom of 60x50x40 with 20 masks
 
-The larger the case, the larger the ratio: what remains of ours is inflating the CT, which no reader can leave out, and
-compressing it, while the peer's float64 copy of every mask leaves the cache.
+The larger the case, the larger the ratio: the peer's float64 copy of every mask leaves the cache. The small real case
+(2.8 MB as int16) takes about 45 ms of CPU: 9 to inflate the CT, 5 to inflate the masks that are not empty, 6 to
+compress, 4 for page faults of new volumes, 3 for statistics, 2 to assemble and write the part, the rest in single calls
+a file, a slice and a mask. At 8 times there would be 35 ms, of which the libraries' inflating and compressing take 20.
 """
 
 from __future__ import annotations
