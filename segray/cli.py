@@ -57,10 +57,11 @@ def ingest(
 
     Example: `segray ingest scans shards --set ingest.grid.spacing=[1.5,1.5]`
     """
+    settings = _config(config, overrides)
+
     from segray.cli_display import CaseLine, print_ingest
     from segray.pipelines.ingest import ingest as run
 
-    settings = _config(config, overrides)
     with CaseLine("ingest") as line:
         summary = run(source, destination, settings, watcher=line)
     print_ingest(summary)
@@ -81,10 +82,11 @@ def train(
 
     Go on after an interruption: `segray train --resume runs/one`
     """
+    settings = _config(config, overrides, train__shards=shards, train__run=run)
+
     from segray.cli_display import TrainLine, print_train
     from segray.pipelines.train import train as start
 
-    settings = _config(config, overrides, train__shards=shards, train__run=run)
     with TrainLine() as line:
         summary = start(settings, resume=resume, watcher=line)
     print_train(summary)
@@ -104,10 +106,11 @@ def predict(
 
     Only the cases held out in training: `--set predict.split=validation`
     """
+    settings = _config(config, overrides)
+
     from segray.cli_display import CaseLine, print_predict
     from segray.pipelines.predict import predict as run
 
-    settings = _config(config, overrides)
     with CaseLine("predict") as line:
         summary = run(bundle, source, destination, settings, watcher=line)
     print_predict(summary)
@@ -125,10 +128,11 @@ def evaluate(
 
     Example: `segray evaluate predictions scans`
     """
+    settings = _config(config, overrides)
+
     from segray.cli_display import CaseLine, print_evaluate
     from segray.pipelines.evaluate import evaluate as run
 
-    settings = _config(config, overrides)
     with CaseLine("evaluate") as line:
         summary = run(predictions, truth, settings, watcher=line)
     print_evaluate(summary)
