@@ -82,8 +82,11 @@ def read_text(uri: str) -> str:
     return read_bytes(uri).decode("utf-8")
 
 
-def write_bytes(uri: str, data: bytes | memoryview) -> None:
-    """Write ``data`` to ``uri`` so that a reader sees the old file or the whole new one, never a part."""
+def write_bytes(uri: str, data: bytes | memoryview, *, durable: bool = True) -> None:
+    """Write ``data`` to ``uri`` so that a reader sees the old file or the whole new one, never a part.
+
+    ``durable=False`` does not wait for the disk: for what is written again a second later.
+    """
     if is_remote(uri):
         fs, path = filesystem(uri)
         with fs.open_output_stream(path) as stream:
@@ -96,7 +99,8 @@ def write_bytes(uri: str, data: bytes | memoryview) -> None:
         with open(temporary, "wb") as stream:
             stream.write(data)
             stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
         os.replace(temporary, target)
     except OSError as error:
         raise SegrayError(f"{uri} cannot be written ({error.strerror or error}).") from error

@@ -10,6 +10,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from segray.config import Config
+from segray.pipelines.pace import SlowBreath
 from segray.pipelines.runtime import MIB
 from segray.pipelines.stream import VISITS_A_PASS, spans_of, stream_tables
 from segray.shards.index import SliceIndex, Visit
@@ -74,7 +75,7 @@ class EpochFeed:
             visits += mine
             self._counts.append(sum(len(visit.rows) for visit in mine))
             epoch += 1
-        tables = stream_tables(self._folder, spans_of(visits, self._bytes_a_row))
+        tables = stream_tables(self._folder, spans_of(visits, self._bytes_a_row), breath=SlowBreath)
         self._rows = _rows_of(tables)
 
 

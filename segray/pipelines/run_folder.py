@@ -126,7 +126,7 @@ class RunFolder:
         if storage.is_remote(self.path) or (not force and now - self._progress_at < PROGRESS_EVERY_S):
             return
         self._progress_at = now
-        storage.write_text(self.file(PROGRESS), json.dumps(facts))
+        storage.write_bytes(self.file(PROGRESS), json.dumps(facts).encode("utf-8"), durable=False)
 
     def progress(self) -> dict[str, Any]:
         """What :meth:`show_progress` wrote last; {} before."""

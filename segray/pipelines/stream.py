@@ -12,12 +12,12 @@ from ray.data import DataContext
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from segray.pipelines.pace import paced_context
+from segray.pipelines.pace import Breath, paced_context
 from segray.pipelines.runtime import MIB, READ_TASK_CPUS
 from segray.shards.index import Visit
 from segray.shards.reader import read_visit
 
-TASK_BYTES = 16 * MIB
+TASK_BYTES = 64 * MIB
 """Compressed bytes that one read task brings, as one block: large enough that Ray's cost a task vanishes.
 
 One block a task, so that no running task holds finished blocks that back-pressure does not let out.
@@ -89,7 +89,12 @@ def spans_of(visits: Iterable[Visit], bytes_a_row: float, task_bytes: int = TASK
 
 
 def stream_tables(
-    folder: str, spans: Sequence[Span], *, here: bool = True, cpus: float = READ_TASK_CPUS
+    folder: str,
+    spans: Sequence[Span],
+    *,
+    here: bool = True,
+    cpus: float = READ_TASK_CPUS,
+    breath: type[Breath] = Breath,
 ) -> Iterator[pa.Table]:
     """Read ``spans`` through Ray Data, in their order; memory is bounded by Ray's back-pressure.
 
@@ -101,13 +106,14 @@ def stream_tables(
         spans: what to read.
         here: read on the node of the caller where it has CPUs free, else anywhere.
         cpus: CPUs that a read task declares.
+        breath: the pause of the scheduling loop.
 
     Yields:
         Arrow tables of compressed rows; the buffers lie in the object store and are not copied.
     """
-    context = paced_context()
+    context = paced_context(breath)
     context.execution_options.preserve_order = True
-    context.target_max_block_size = 4 * TASK_BYTES
+    context.target_max_block_size = 2 * TASK_BYTES
     near: dict[str, Any] = {}
     if here:
         node = ray.get_runtime_context().get_node_id()
