@@ -1,10 +1,11 @@
-"""Peak memory of a training while the shards grow: 1 GiB against 8 GiB, object store capped at 500 MiB.
+"""Peak memory of a training's feed while the shards grow: 1 GiB against 8 GiB, object store capped at 500 MiB.
 
     python benchmarks/train_memory.py [--gib 1 8] [--small]
 
-An epoch over all shards (512x512 slices) through `segray train` with a tiny network, since streaming is what is
-measured. Memory is the proportional set size (PSS, shared pages counted once) of all processes of the run, object
-store included, sampled twice a second.
+An epoch over all shards (512x512 slices) through the very feed of a training worker: Ray Data stream, mixing buffer,
+decoding ahead. The training step is left out: its memory does not depend on the shards, and a CPU would take hours.
+Memory is the proportional set size (PSS, shared pages counted once) of all processes of the run, object store included,
+sampled twice a second.
 
 Predicted: flat but for the slice index, 60 bytes a slice: 2 MB more at 8 GiB. Measured: results/train_memory.json.
 """
@@ -24,13 +25,17 @@ from machine import write_result
 from shard_folder import write_shards
 from shard_reading import phantom
 
+from segray.config import load_config
+from segray.pipelines.feed import EpochFeed
+from segray.pipelines.runtime import ray_session
+from segray.shards.index import load_index
+from segray.shards.manifest import load_manifest
+
 GIB = 2**30
 CASE_SLICES = 128
 SETTINGS = (
-    "net.features=[2,2]",
     "train.epochs=1",
     "train.batch_size=16",
-    "augment.enabled=false",
     "sampling.mode=all",
     "ray.object_store_mib=500",
 )
@@ -38,10 +43,10 @@ SETTINGS = (
 
 def write_gib(folder: Path, gib: float) -> tuple[int, int]:
     """Shards of about ``gib`` GiB; (bytes, slices)."""
-    few = [phantom(CASE_SLICES, seed) for seed in range(3)]
-    first = write_shards(folder / "probe", few[:1], 31)
+    few = [(images, (labels > 0).astype("uint8")) for images, labels in (phantom(CASE_SLICES, n) for n in range(3))]
+    first = write_shards(folder / "probe", few[:1], 2)
     cases = max(1, round(gib * GIB / first.bytes))
-    manifest = write_shards(folder / "shards", (few[number % 3] for number in range(cases)), 31)
+    manifest = write_shards(folder / "shards", (few[number % 3] for number in range(cases)), 2)
     return manifest.bytes, manifest.slices
 
 
@@ -74,10 +79,21 @@ def pss_mib(pids: set[int]) -> float:
     return total / 1024
 
 
-def peak_of_training(folder: Path) -> tuple[float, float]:
-    """(peak MiB, seconds) of `segray train` on the shards in ``folder``."""
-    command = [sys.executable, "-c", "from segray.cli import main; main()", "train", "--shards", str(folder / "shards")]
-    command += ["--run", str(folder / "run"), *(word for setting in SETTINGS for word in ("--set", setting))]
+def run_feed(folder: str) -> None:
+    """All batches of an epoch, as a training worker takes them."""
+    config = load_config(None, list(SETTINGS))
+    with ray_session(config.ray):
+        manifest = load_manifest(folder)
+        feed = EpochFeed(folder, load_index(folder, manifest), config, 0, 1, 0)
+        seen = sum(len(batch.images) for batch in feed.epoch(1))
+        feed.close()
+    if seen != manifest.slices:
+        raise SystemExit(f"{seen} slices came instead of {manifest.slices}")
+
+
+def peak_of_feed(folder: Path) -> tuple[float, float]:
+    """(peak MiB, seconds) of an epoch's feed over the shards in ``folder``."""
+    command = [sys.executable, __file__, "--feed", str(folder / "shards")]
     begin = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "RAY_AUTH_MODE": "disabled"})
     peak = 0.0
@@ -85,7 +101,7 @@ def peak_of_training(folder: Path) -> tuple[float, float]:
         peak = max(peak, pss_mib(family(process.pid)))
         time.sleep(0.5)
     if process.returncode:
-        raise SystemExit(f"the training ended with {process.returncode}")
+        raise SystemExit(f"the feed ended with {process.returncode}")
     return peak, time.monotonic() - begin
 
 
@@ -95,7 +111,7 @@ def measure(gibs: list[float]) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             size, slices = write_gib(folder, gib)
-            peak, seconds = peak_of_training(folder)
+            peak, seconds = peak_of_feed(folder)
         rows.append(
             {"shards GiB": round(size / GIB, 2), "slices": slices, "peak MiB": round(peak), "seconds": round(seconds)}
         )
@@ -107,7 +123,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gib", type=float, nargs="+", default=[1.0, 8.0])
     parser.add_argument("--small", action="store_true", help="30 MiB, nothing written: for CI")
+    parser.add_argument("--feed", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.feed:
+        run_feed(arguments.feed)
+        return
     result = measure([0.03] if arguments.small else arguments.gib)
     print("largest / smallest:", result["peak ratio"])
     if not arguments.small:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import TypeVar
 
 import pyarrow as pa
@@ -50,6 +50,7 @@ class EpochFeed:
         self._next = done + 1
         self._counts: list[int] = []
         self._rows: Iterator[CompressedSlice] = iter(())
+        self._tables: Generator[pa.Table, None, None] | None = None
 
     def epoch(self, epoch: int) -> Iterator[SliceBatch]:
         """The batches of the next epoch; epochs come in their order."""
@@ -75,8 +76,15 @@ class EpochFeed:
             visits += mine
             self._counts.append(sum(len(visit.rows) for visit in mine))
             epoch += 1
-        tables = stream_tables(self._folder, spans_of(visits, self._bytes_a_row), breath=SlowBreath)
-        self._rows = _rows_of(tables)
+        self.close()
+        self._tables = stream_tables(self._folder, spans_of(visits, self._bytes_a_row), breath=SlowBreath)
+        self._rows = _rows_of(self._tables)
+
+    def close(self) -> None:
+        """End the execution that is under way, if there is one."""
+        if self._tables is not None:
+            self._tables.close()
+            self._tables = None
 
 
 def _rows_of(tables: Iterable[pa.Table]) -> Iterator[CompressedSlice]:

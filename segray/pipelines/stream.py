@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +95,7 @@ def stream_tables(
     here: bool = True,
     cpus: float = READ_TASK_CPUS,
     breath: type[Breath] = Breath,
-) -> Iterator[pa.Table]:
+) -> Generator[pa.Table, None, None]:
     """Read ``spans`` through Ray Data, in their order; memory is bounded by Ray's back-pressure.
 
     The execution runs in an actor of its own (Ray Data's split coordinator): its scheduling loop would otherwise take

@@ -156,6 +156,7 @@ class _Session:
             self._close_epoch(row)
             if stop:
                 break
+        feed.close()
 
     def _train_epoch(self, feed: EpochFeed, epoch: int, clock: float) -> dict[str, Any]:
         sums = np.zeros(4)
