@@ -8,8 +8,9 @@ normalises and augments. In turn in each round; the bare loop runs in a process 
 of its steps.csv (step time and data wait), the first three steps of each left out.
 
 Predicted: the data wait vanishes behind the step; augmentation costs 4 slices / 250 slices/s = 16 ms of a step of
-about a second: 0.97 to 0.98. Measured: results/train_rate.json (0.94). A first run
-gave 0.90: the scheduling loop of Ray Data and a progress file flushed each second took the rest; see pipelines/pace.py.
+about a second: 0.97 to 0.98. Measured: results/train_rate.json (0.94). It was 0.90 (3 rounds)
+before the scheduling loop paused longer and the progress file was no longer flushed, 0.94 (2 rounds) after; what takes
+the rest was not profiled.
 """
 
 from __future__ import annotations
