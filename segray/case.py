@@ -21,6 +21,9 @@ Volume = NDArray[Any]
 
 _CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=@-]{0,127}")
 
+MOST_OVERLAPPING = 32
+"""Structures that fit into the bits of a voxel's label."""
+
 LPS_SIGNS = (-1.0, -1.0, 1.0)
 """RAS to LPS: the first two world axes change sign."""
 
@@ -55,6 +58,11 @@ class Geometry:
     @cached_property
     def _orientation(self) -> NDArray[np.float64]:
         """(3, 2) per file axis: the RAS axis it runs along, and +1 or -1."""
+        matrix = self.affine[:3, :3]
+        axes, along = np.nonzero(matrix.T)
+        if axes.tolist() == [0, 1, 2] and sorted(along.tolist()) == [0, 1, 2]:
+            # Most grids run along the axes of the world: nibabel's decomposition takes longer than the header's rest.
+            return np.column_stack([along, np.sign(matrix[along, axes])]).astype(np.float64)
         return np.asarray(io_orientation(self.affine), dtype=np.float64)
 
     @property
@@ -142,11 +150,15 @@ class Geometry:
 class LabelMap:
     """Structure names and their label values; 0 is background.
 
+    Where structures overlap, label volumes are bit fields: bit k is set in the voxels of structure k of ``names``.
+
     Attributes:
         values: name to label value, without background, values unique and at least 1.
+        overlapping: a voxel may belong to several structures; at most :data:`MOST_OVERLAPPING` of them.
     """
 
     values: Mapping[str, int]
+    overlapping: bool = False
 
     def __post_init__(self) -> None:
         if not self.values:
@@ -156,6 +168,11 @@ class LabelMap:
             raise UsageError(f"The label map gives one value to two structures: {dict(self.values)}.")
         if min(found) < 1 or max(found) > 65535:
             raise UsageError("Label values lie between 1 and 65535; 0 is background.")
+        if self.overlapping and len(found) > MOST_OVERLAPPING:
+            raise UsageError(
+                f"{len(found)} structures are too many to overlap: segray keeps at most {MOST_OVERLAPPING}.",
+                mend="Choose some of them by ingest.structures, or set ingest.overlap=smallest.",
+            )
         object.__setattr__(self, "values", dict(sorted(self.values.items(), key=lambda item: item[1])))
 
     @classmethod
@@ -170,46 +187,81 @@ class LabelMap:
 
     @property
     def channels(self) -> int:
-        """Outputs of a net: structures and background."""
-        return len(self.values) + 1
+        """Outputs of a net: structures and background, or structures alone where they overlap."""
+        return len(self.values) + (not self.overlapping)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The smallest of uint8 and uint16 that holds all values."""
-        return np.dtype(np.uint8 if max(self.values.values()) < 256 else np.uint16)
+        """The smallest unsigned type that holds all values; for overlapping labels a bit for every structure."""
+        highest = (1 << len(self.values)) - 1 if self.overlapping else max(self.values.values())
+        return np.dtype(np.min_scalar_type(highest))
 
     @cached_property
     def _value_of_index(self) -> NDArray[Any]:
-        return np.array([0, *self.values.values()], dtype=self.dtype)
+        return np.array([0, *self.values.values()], dtype=np.min_scalar_type(max(self.values.values())))
 
     @property
     def is_contiguous(self) -> bool:
         """True where the values are 1, 2, 3, ... so that values and channel indices are the same."""
-        return bool((self._value_of_index == np.arange(self.channels)).all())
+        return bool((self._value_of_index == np.arange(len(self._value_of_index))).all())
 
     def to_index(self, labels: Volume) -> Volume:
-        """Label values to channel indices 0..n. Raises CaseError on a value that the map does not hold."""
-        highest = int(labels.max(initial=0))
-        lookup = np.full(max(highest, int(self._value_of_index[-1])) + 1, -1, dtype=np.int32)
-        lookup[self._value_of_index.astype(np.int64)] = np.arange(self.channels)
-        if not (self.is_contiguous and highest < self.channels):
-            unknown = [int(v) for v in np.unique(labels) if lookup[v] < 0]
-            if unknown:
-                raise CaseError(
-                    f"The labels hold the values {unknown[:8]}, which the label map does not name.",
-                    mend="Add them to ingest.labels, or mend the label file.",
-                )
-            labels = lookup[labels]
-        return labels.astype(np.uint8 if self.channels <= 256 else np.uint16, copy=False)
+        """Label values to channel indices 0..n; bit fields of overlapping labels stay what they are.
+
+        Raises CaseError on a value, or a bit, that the map does not name.
+        """
+        if self.overlapping:
+            return self._checked_bits(labels)
+        indices = np.arange(len(self._value_of_index), dtype=np.uint8 if self.channels <= 256 else np.uint16)
+        return self._looked_up(labels, indices, same=self.is_contiguous)
 
     def to_value(self, indices: Volume) -> Volume:
-        """Channel indices to label values, as uint8 or uint16."""
-        if self.is_contiguous:
+        """Channel indices to label values, as uint8 or uint16; bit fields of overlapping labels stay what they are."""
+        if self.overlapping or self.is_contiguous:
             return indices.astype(self.dtype, copy=False)
         return self._value_of_index[indices]
 
+    def to_bits(self, labels: Volume) -> Volume:
+        """Label values, which exclude each other, to the bit fields of an overlapping map of the same names.
+
+        Raises CaseError on a value that the map does not name.
+        """
+        bits = [0, *(1 << number for number in range(len(self.values)))]
+        return self._looked_up(labels, np.array(bits, dtype=np.min_scalar_type(bits[-1])), same=False)
+
+    def _looked_up(self, labels: Volume, found: NDArray[Any], *, same: bool) -> Volume:
+        """``found[index]`` for every label value; ``same``: known values are their own indices."""
+        highest = int(labels.max(initial=0))
+        if same and highest < len(found):
+            return labels.astype(found.dtype, copy=False)
+        size = max(highest, int(self._value_of_index[-1])) + 1
+        lookup, known = np.zeros(size, found.dtype), np.zeros(size, np.bool_)
+        places = self._value_of_index.astype(np.int64)
+        lookup[places], known[places] = found, True
+        unknown = [int(value) for value in np.unique(labels) if not known[value]]
+        if unknown:
+            raise CaseError(
+                f"The labels hold the values {unknown[:8]}, which the label map does not name.",
+                mend="Add them to ingest.labels, or mend the label file.",
+            )
+        return lookup[labels]
+
+    def _checked_bits(self, labels: Volume) -> Volume:
+        highest = int(labels.max(initial=0))
+        if highest >> len(self.values):
+            raise CaseError(
+                f"The labels hold structure number {highest.bit_length()}, and the label map names {len(self.values)}.",
+                mend="Are they of another label map?",
+            )
+        return labels.astype(self.dtype, copy=False)
+
     def to_json(self) -> str:
-        """The text of ``label_map.json``: ``{"background": 0, "liver": 1, ...}``."""
+        """The text of ``label_map.json``: ``{"background": 0, "liver": 1, ...}``.
+
+        Overlapping labels: ``{"overlapping": true, "labels": {"liver": 1, ...}}``.
+        """
+        if self.overlapping:
+            return json.dumps({"overlapping": True, "labels": dict(self.values)}, indent=1)
         return json.dumps({"background": 0, **self.values}, indent=1)
 
     @classmethod
@@ -217,10 +269,12 @@ class LabelMap:
         """Read ``label_map.json``. Raises UsageError where it is no name-to-integer table."""
         try:
             table = json.loads(text)
-            values = {str(name): int(value) for name, value in table.items() if int(value) != 0}
+            nested = isinstance(table.get("labels"), dict)
+            pairs = table["labels"] if nested else table
+            values = {str(name): int(value) for name, value in pairs.items() if int(value) != 0}
         except (ValueError, AttributeError, TypeError) as error:
             raise UsageError(f"label_map.json is not a table of names and integers ({error}).") from error
-        return cls(values)
+        return cls(values, overlapping=nested and table.get("overlapping") is True)
 
 
 @dataclass
@@ -229,10 +283,12 @@ class Case:
 
     Attributes:
         case_id: a name that is safe as a file name.
-        voxels: (z, y, x), LPS; int16 where all values are integers in range (HU), else float32.
+        voxels: (z, y, x), or (z, c, y, x) with several channels (modalities, colours), LPS; int16 where all values
+            are integers in range (HU), else float32.
         geometry: the grid of the file.
-        labels: (z, y, x) label values (uint8 or uint16), or None for a lone image.
+        labels: (z, y, x) label values (uint8 or uint16), bit fields where labels overlap, or None for a lone image.
         notes: what the reader repaired or found odd, one sentence each.
+        channels: their names; () for one channel without a name.
     """
 
     case_id: str
@@ -240,6 +296,12 @@ class Case:
     geometry: Geometry
     labels: Volume | None = None
     notes: list[str] = field(default_factory=list)
+    channels: tuple[str, ...] = ()
+
+
+def channel_volumes(voxels: Volume) -> list[Volume]:
+    """The channels of (z, y, x) or (z, c, y, x) voxels as (z, y, x) views, in their order."""
+    return [voxels] if voxels.ndim == 3 else [voxels[:, channel] for channel in range(voxels.shape[1])]
 
 
 SLAB_VOXELS = 1 << 16

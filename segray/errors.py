@@ -9,6 +9,8 @@ class SegrayError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, mend: str = "") -> None:
+        # Names of files and the words of libraries may hold line breaks.
+        message, mend = (" ".join(text.splitlines()) for text in (message, mend))
         super().__init__(f"{message} {mend}".strip())
         self.message = message
         self.mend = mend

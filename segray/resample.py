@@ -14,8 +14,8 @@ import scipy.sparse
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from segray.case import Volume
-from segray.grid import Grid, Placement, plan
+from segray.case import Volume, channel_volumes
+from segray.grid import Grid, Placement, fill_value, plan
 
 if TYPE_CHECKING:
     import torch
@@ -62,16 +62,23 @@ def image_to_grid(voxels: Volume, spacing: tuple[float, float, float], grid: Gri
     """Bring a case to the grid: linear, antialiased where it becomes coarser, slice by slice.
 
     Args:
-        voxels: (z, y, x), int16 (rounded) or float32.
+        voxels: (z, y, x) or (z, c, y, x), int16 (rounded) or float32.
         spacing: (z, y, x) mm.
-        grid: the recipe.
+        grid: the recipe. Of several channels each is padded with the fill value of its own.
 
     Returns:
-        (z, H, W) of the same dtype, the very array where nothing had to be done, and the case's placement.
+        (z, H, W) or (z, c, H, W) of the same dtype, the very array where nothing had to be done, and the case's
+        placement, which is that of its first channel.
 
     Raises:
         CaseError: mode native, and the case has another size.
     """
+    if voxels.ndim == 4:
+        fills = [replace(grid, fill=fill_value(volume)) for volume in channel_volumes(voxels)]
+        first, placement = image_to_grid(voxels[:, 0], spacing, fills[0])
+        others = zip(channel_volumes(voxels)[1:], fills[1:], strict=True)
+        placed = [first, *(place_image(volume, placement, own.fill) for volume, own in others)]
+        return np.stack(placed, axis=1), placement
     depth, height, width = voxels.shape
     placement = plan((depth, height, width), spacing, grid)
     if placement.crops and voxels.size:
@@ -123,17 +130,19 @@ def _sparse_weights(old: int, new: int) -> Any:
     return scipy.sparse.csr_matrix(linear_weights(old, new))
 
 
-def labels_to_grid(labels: Volume, placement: Placement, grid: Grid) -> Volume:
+def labels_to_grid(labels: Volume, placement: Placement, grid: Grid, *, overlapping: bool = False) -> Volume:
     """Bring label indices to the grid so that thin and small structures survive.
 
     Each pixel takes the label with the largest linear vote, foreground before background where they tie. A label
     that keeps less than half of its area gets the pixels of its best votes, up to its area, at least one: so that a
-    vessel one pixel wide does not end at a resolution three times coarser.
+    vessel one pixel wide does not end at a resolution three times coarser. Overlapping structures are brought to the
+    grid each by itself, as the only label beside the background.
 
     Args:
-        labels: (z, y, x) uint8 or uint16 indices.
+        labels: (z, y, x) uint8 or uint16 indices, or bit fields.
         placement: the case's placement from :func:`image_to_grid`.
         grid: the recipe.
+        overlapping: the labels are bit fields.
 
     Returns:
         (z, H, W) of the same dtype, the very array where nothing had to be done; 0 outside of the case.
@@ -144,8 +153,9 @@ def labels_to_grid(labels: Volume, placement: Placement, grid: Grid) -> Volume:
         return labels
     canvas, inside = placement.windows()
     placed = np.zeros((len(labels), *placement.canvas), dtype=labels.dtype)
+    vote = _vote_bits if overlapping else _vote
     for source, target in zip(labels, placed, strict=True):
-        target[canvas] = (_vote(source, placement) if placement.resamples else source)[inside]
+        target[canvas] = (vote(source, placement) if placement.resamples else source)[inside]
     return placed
 
 
@@ -175,6 +185,17 @@ def _vote(plane: NDArray[Any], placement: Placement) -> NDArray[Any]:
     for ballot in sorted(ballots, key=lambda ballot: -ballot.area):
         _rescue(winner, ballot)
     return winner
+
+
+def _vote_bits(plane: NDArray[Any], placement: Placement) -> NDArray[Any]:
+    """(Y, X) bit fields to (h, w): a vote a structure."""
+    placed = np.zeros(placement.resampled, plane.dtype)
+    present = int(np.bitwise_or.reduce(plane, axis=None))
+    for number in range(present.bit_length()):
+        if present >> number & 1:
+            inside = (plane >> number & 1).astype(np.uint8)
+            placed |= _vote(inside, placement).astype(plane.dtype) << plane.dtype.type(number)
+    return placed
 
 
 def _ballots(plane: NDArray[Any], placement: Placement) -> list[_Ballot]:
@@ -272,6 +293,44 @@ def scores_to_labels(scores: Tensor, placement: Placement, *, at_once: int = LAB
     for start in range(0, count, step):
         _running_maximum(inside[start : start + step], labels[start : start + step], at_once)
     return labels
+
+
+def scores_to_bits(scores: Tensor, placement: Placement, *, at_once: int = LABELS_AT_ONCE) -> Tensor:
+    """Scores of overlapping structures to bit fields on the case's own in-plane grid: bit k where score k is above 0.
+
+    The scores are interpolated as in :func:`scores_to_labels`, a few planes a time, and only then cut at 0.
+
+    Args:
+        scores: (n, L, H, W) logits, L up to 32.
+        placement: a placement that crops nothing.
+        at_once: planes that are interpolated together.
+
+    Returns:
+        (n, Y, X) on the device, uint8, or int32 for more than 8 structures, whose bits are those of a uint32.
+
+    Raises:
+        ValueError: the scores are not on the canvas of the placement, or it crops.
+    """
+    import torch
+    from torch.nn import functional
+
+    count, structures, height, width = scores.shape
+    if (height, width) != placement.canvas or placement.crops:
+        raise ValueError(f"scores of {height}x{width} do not fit {placement}")
+    (y, x), _ = placement.windows()
+    inside = scores[:, :, y, x]
+    dtype = torch.uint8 if structures <= 8 else torch.int32
+    bits = torch.zeros((count, *placement.original), dtype=dtype, device=scores.device)
+    step = 1 if scores.device.type == "cpu" else max(count, 1)
+    for first in range(0, count, step):
+        fields = bits[first : first + step]
+        for start in range(0, structures, at_once):
+            chunk = inside[first : first + step, start : start + at_once].float()
+            if placement.resamples:
+                chunk = functional.interpolate(chunk, size=placement.original, mode="bilinear", align_corners=False)
+            for number, plane in enumerate(chunk.unbind(1), start=start):
+                fields |= (plane > 0).to(dtype) << number
+    return bits
 
 
 def _running_maximum(scores: Tensor, labels: Tensor, at_once: int) -> None:

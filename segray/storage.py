@@ -52,13 +52,16 @@ def exists(uri: str) -> bool:
 
 
 def read_bytes(uri: str) -> bytes:
-    """The whole file at ``uri``. Raises SegrayError where it cannot be read."""
+    """The whole file at ``uri`` as it is stored. Raises SegrayError where it cannot be read.
+
+    pyarrow would inflate what ends in .gz, and deflate it once more when it is written, if it were not told otherwise.
+    """
     try:
         if not is_remote(uri):
             with open(absolute(uri), "rb", buffering=0) as local:
                 return local.read()
         fs, path = filesystem(uri)
-        with fs.open_input_stream(path) as stream:
+        with fs.open_input_stream(path, compression=None) as stream:
             return bytes(stream.read())
     except OSError as error:
         raise SegrayError(f"{uri} cannot be read ({error.strerror or error}).") from error
@@ -71,7 +74,7 @@ def read_head(uri: str, count: int) -> bytes:
             with open(absolute(uri), "rb") as local:
                 return local.read(count)
         fs, path = filesystem(uri)
-        with fs.open_input_stream(path) as stream:
+        with fs.open_input_stream(path, compression=None) as stream:
             return bytes(stream.read(count))
     except OSError as error:
         raise SegrayError(f"{uri} cannot be read ({error.strerror or error}).") from error
@@ -89,7 +92,7 @@ def write_bytes(uri: str, data: bytes | memoryview, *, durable: bool = True) -> 
     """
     if is_remote(uri):
         fs, path = filesystem(uri)
-        with fs.open_output_stream(path) as stream:
+        with fs.open_output_stream(path, compression=None) as stream:
             stream.write(data)
         return
     target = absolute(uri)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from typing import Any
 
 import nibabel as nib
@@ -137,3 +138,39 @@ def test_statistics_are_those_of_all_voxels() -> None:
     mean, sd = voxel_statistics(voxels)
     assert mean == pytest.approx(float(voxels.mean()), rel=1e-5)
     assert sd == pytest.approx(float(voxels.std()), rel=1e-4)
+
+
+def test_overlapping_maps_hold_bits_and_have_no_background() -> None:
+    label_map = LabelMap({"liver": 3, "lesion": 7}, overlapping=True)
+    assert label_map.channels == 2
+    assert label_map.dtype == np.uint8
+    fields = np.array([[[0, 1, 2, 3]]], np.uint16)
+    assert label_map.to_index(fields).dtype == np.uint8
+    assert np.array_equal(label_map.to_value(label_map.to_index(fields)), fields)
+    with pytest.raises(CaseError, match="structure number 3, and the label map names 2"):
+        label_map.to_index(np.array([[[4]]], np.uint8))
+
+
+def test_values_become_bits_in_the_order_of_the_names() -> None:
+    label_map = LabelMap({f"s{value}": value for value in (300, 5, 9)}, overlapping=True)
+    assert np.array_equal(label_map.to_bits(np.array([0, 5, 9, 300], np.uint16)), [0, 1, 2, 4])
+    with pytest.raises(CaseError, match=r"\[6\]"):
+        label_map.to_bits(np.array([5, 6], np.uint8))
+
+
+def test_the_thirty_second_structure_has_a_bit_and_the_next_is_refused() -> None:
+    label_map = LabelMap({f"s{value:02}": value for value in range(1, 33)}, overlapping=True)
+    assert label_map.dtype == np.uint32
+    assert label_map.to_bits(np.array([32], np.uint8)).tolist() == [1 << 31]
+    assert label_map.to_index(np.array([1 << 31], np.uint32)).tolist() == [1 << 31]
+    with pytest.raises(UsageError, match="33 structures are too many to overlap"):
+        LabelMap({f"s{value}": value for value in range(1, 34)}, overlapping=True)
+
+
+def test_overlapping_maps_survive_json_and_exclusive_ones_keep_their_text() -> None:
+    label_map = LabelMap({"spleen": 9, "liver": 3}, overlapping=True)
+    assert json.loads(label_map.to_json()) == {"overlapping": True, "labels": {"liver": 3, "spleen": 9}}
+    assert LabelMap.from_json(label_map.to_json()) == label_map
+    exclusive = LabelMap({"overlapping": 1, "labels": 2})
+    assert json.loads(exclusive.to_json()) == {"background": 0, "overlapping": 1, "labels": 2}
+    assert LabelMap.from_json(exclusive.to_json()) == exclusive

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from segray.grid import Grid, plan, plan_prediction
-from segray.resample import image_to_grid, labels_to_grid, place_slab, scores_to_labels
+from segray.grid import Grid, fill_value, plan, plan_prediction
+from segray.resample import image_to_grid, labels_to_grid, place_image, place_slab, scores_to_bits, scores_to_labels
 
 SIDE = st.integers(4, 40)
 
@@ -198,3 +199,60 @@ def test_scores_must_fit_the_placement() -> None:
 def test_resampling_cases_loads_no_torch() -> None:
     code = "import sys, segray.resample; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (2.1, 2.3), (0.5, 0.6)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint32])
+def test_each_overlapping_structure_comes_to_the_grid_as_if_it_were_alone(
+    spacing: tuple[float, float], dtype: type
+) -> None:
+    y, x = np.mgrid[:40, :36]
+    organ, lesion = (y - 20) ** 2 + (x - 17) ** 2 < 150, (y - 22) ** 2 + (x - 15) ** 2 < 9
+    vessel = y == x
+    last = 7 if dtype == np.uint8 else 31
+    parts = {0: organ, 1: lesion, last: vessel}
+    fields = np.zeros((2, 40, 36), dtype)
+    for bit, part in parts.items():
+        fields[1] |= part.astype(dtype) << dtype(bit)
+    grid = spacing_grid((48, 48), spacing)
+    _, placement = image_to_grid(np.zeros(fields.shape, np.int16), (5.0, 0.7, 0.8), grid)
+    placed = labels_to_grid(fields, placement, grid, overlapping=True)
+    assert placed.dtype == dtype
+    assert not placed[0].any()
+    for bit, part in parts.items():
+        alone = labels_to_grid(part[None].astype(np.uint8), placement, grid)[0]
+        np.testing.assert_array_equal(placed[1] >> dtype(bit) & 1, alone)
+        assert alone.any()
+    assert ((placed[1] & 3) == 3).sum() == (placed[1] & 2 > 0).sum()
+
+
+@pytest.mark.parametrize("structures", [1, 5, 8, 9, 32])
+@pytest.mark.parametrize(("size", "spacing"), [((20, 18), (1.0, 1.0)), ((20, 18), (0.6, 0.7))])
+def test_bits_are_the_interpolated_scores_above_0(
+    structures: int, size: tuple[int, int], spacing: tuple[float, float]
+) -> None:
+    grid = spacing_grid((16, 16), (1.0, 1.0))
+    placement = plan_prediction((2, *size), (5.0, *spacing), grid, 8)
+    scores = torch.randn(2, structures, *placement.canvas, generator=torch.Generator().manual_seed(structures))
+    found = scores_to_bits(scores, placement, at_once=3).numpy().astype(np.int64) & 0xFFFFFFFF
+    (y, x), _ = placement.windows()
+    whole = scores[:, :, y, x]
+    if placement.resamples:
+        whole = functional.interpolate(whole, size, mode="bilinear", align_corners=False)
+    for number in range(structures):
+        np.testing.assert_array_equal(found >> number & 1, (whole[:, number] > 0).numpy())
+    with pytest.raises(ValueError, match="do not fit"):
+        scores_to_bits(scores[..., :-1], placement)
+
+
+def test_channels_come_to_the_grid_each_with_its_own_fill() -> None:
+    first, second = smooth(3, 50, 41), smooth(3, 50, 41, seed=1) - 300
+    grid = spacing_grid((40, 30), (1.0, 1.0))
+    both, placement = image_to_grid(np.stack([first, second], axis=1), (5.0, 0.6, 1.4), grid)
+    assert both.shape == (3, 2, 40, 30)
+    for channel, volume in enumerate((first, second)):
+        own = replace(grid, fill=fill_value(volume))
+        np.testing.assert_array_equal(both[:, channel], place_image(volume, placement, own.fill))
+    alone, same = image_to_grid(first, (5.0, 0.6, 1.4), replace(grid, fill=fill_value(first)))
+    assert same == placement
+    np.testing.assert_array_equal(both[:, 0], alone)

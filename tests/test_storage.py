@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from pathlib import Path
 
@@ -142,6 +143,14 @@ def test_an_object_store_takes_the_same_calls(bucket: str, tmp_path: Path) -> No
     storage.delete(uri)
     storage.delete(uri)
     assert not storage.exists(uri)
+
+
+def test_gzip_files_are_taken_as_they_are(bucket: str, tmp_path: Path) -> None:
+    packed = gzip.compress(b"voxels")
+    storage.write_bytes(storage.join(bucket, "x.nii.gz"), packed)
+    assert (tmp_path / "bucket" / "x.nii.gz").read_bytes() == packed
+    assert storage.read_bytes(storage.join(bucket, "x.nii.gz")) == packed
+    assert storage.read_head(storage.join(bucket, "x.nii.gz"), 9) == packed[:9]
 
 
 def test_a_missing_object_says_so_in_words(bucket: str) -> None:

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from segray.case import Case, Geometry, LabelMap, Volume, check_case_id
 from segray.config import IngestConfig
-from segray.errors import CaseError, SegrayError
-from segray.formats.folder import stem
-from segray.formats.layouts import discover_folder
-from segray.formats.masks import stack_masks
-from segray.formats.nifti import (
-    nifti_label_values,
-    read_nifti_header,
-    read_nifti_image,
-    read_nifti_labels,
-    write_nifti_mask,
-)
+from segray.errors import CaseError
+from segray.formats.discovery import discover_folder
+from segray.formats.folder import kind_of, stem
+from segray.formats.mask_files import mask_ending, read_mask, write_mask
+from segray.formats.readers import reader_of
 from segray.formats.source import CaseHeader, CaseSource, Discovery
 
 __all__ = [
@@ -23,10 +17,12 @@ __all__ = [
     "Discovery",
     "discover",
     "label_values",
+    "lone_image",
+    "mask_ending",
     "read_case",
     "read_header",
     "read_image",
-    "read_labels",
+    "read_mask",
     "read_truth",
     "write_mask",
 ]
@@ -41,75 +37,64 @@ def discover(source: str, config: IngestConfig, *, labelled: bool = True) -> Dis
     return discover_folder(source, config, labelled=labelled)
 
 
+def lone_image(path: str) -> CaseSource:
+    """A scan without labels; its file name is the case id. Raises CaseError where that cannot be one."""
+    name = path.replace("\\", "/").rsplit("/", 1)[-1]
+    return CaseSource(check_case_id(stem(name) or name), path, kind=kind_of(path))
+
+
 def read_header(source: CaseSource) -> CaseHeader:
     """Size and spacing (z, y, x; mm) of a case's image, without reading its voxels. Raises CaseError."""
-    return read_nifti_header(source.image)
+    return reader_of(source.kind).read_header(source)
+
+
+def read_image(source: CaseSource) -> Case:
+    """The image of a case, without its labels. Raises CaseError."""
+    try:
+        return reader_of(source.kind).read_image(source)
+    except MemoryError as error:
+        raise CaseError(f"{source.image} does not fit into memory.") from error
 
 
 def read_case(source: CaseSource, label_map: LabelMap | None, *, overlap: str = "smallest") -> Case:
-    """The voxels and the label values of a case, both (z, y, x), LPS.
+    """The voxels of a case, and its labels (z, y, x), LPS: label values, or bit fields where they overlap.
 
     Args:
         source: its files.
         label_map: the structures to stack; None numbers the masks of this case by their sorted names.
-        overlap: ``smallest``: a voxel in several masks goes to the smallest structure; ``refuse``: CaseError.
+        overlap: ``smallest``: a voxel in several masks goes to the smallest structure; ``refuse``: CaseError;
+            ``keep``: it keeps all of them, and the labels are a bit field in the order of ``label_map.names``.
 
     Raises:
         CaseError: a file cannot be read or is damaged, or labels do not lie on the image's grid.
     """
-    try:
-        case = read_nifti_image(source.image, source.case_id)
-        if source.masks:
-            known = label_map or LabelMap.of_names(sorted(source.masks))
-            case.labels, notes = stack_masks(source.masks, known, case.geometry, overlap=overlap)
-            case.notes.extend(notes)
-        elif source.labels is not None:
-            case.labels, _, notes = read_nifti_labels(source.labels, case.geometry)
-            case.notes.extend(note for note in notes if note not in case.notes)
-            _drop(case.labels, source.dropped)
-    except MemoryError as error:
-        raise CaseError(f"{source.image} does not fit into memory.") from error
+    case = read_image(source)
+    if source.has_labels:
+        case.labels, notes = _labels(source, case.geometry, label_map, overlap)
+        case.notes.extend(note for note in notes if note not in case.notes)
     return case
 
 
-def label_values(source: CaseSource) -> list[int]:
-    """The sorted label values of a case's label volume, background left out; [] without one. Raises CaseError."""
-    return [] if source.labels is None else nifti_label_values(source.labels)
-
-
-def read_image(path: str) -> Case:
-    """A lone scan; its file name is the case id. Raises CaseError as :func:`read_case`."""
-    name = path.replace("\\", "/").rsplit("/", 1)[-1]
-    return read_nifti_image(path, check_case_id(stem(name) or name))
-
-
-def read_labels(path: str, geometry: Geometry | None = None) -> tuple[Volume, Geometry]:
-    """Label values (z, y, x), LPS, and their grid, which must be ``geometry`` if given. Raises CaseError."""
-    labels, own, _ = read_nifti_labels(path, geometry)
-    return labels, own
-
-
-def read_truth(source: CaseSource, label_map: LabelMap) -> Volume:
-    """The label values (z, y, x), LPS, of a case; of its image only the header is read. Raises CaseError."""
-    geometry = read_nifti_header(source.image).geometry
-    if source.masks:
-        return stack_masks(source.masks, label_map, geometry)[0]
-    if source.labels is None:
+def read_truth(source: CaseSource, label_map: LabelMap, *, overlap: str = "smallest") -> Volume:
+    """The labels of a case as :func:`read_case` has them; of its image only the header is read. Raises CaseError."""
+    if not source.has_labels:
         raise CaseError(f"The case {source.case_id} has no labels.")
-    labels, _, _ = read_nifti_labels(source.labels, geometry)
-    _drop(labels, source.dropped)
-    return labels
+    return _labels(source, read_header(source).geometry, label_map, overlap)[0]
 
 
-def write_mask(path: str, labels: Volume, geometry: Geometry) -> None:
-    """Write label values (z, y, x) on the case's own grid, whole or not at all. Raises SegrayError."""
+def _labels(
+    source: CaseSource, geometry: Geometry, label_map: LabelMap | None, overlap: str
+) -> tuple[Volume, list[str]]:
     try:
-        write_nifti_mask(path, labels, geometry)
-    except OSError as error:
-        raise SegrayError(f"{path} cannot be written ({error.strerror or error}).") from error
+        labels, notes = reader_of(source.label_kind).read_labels(source, geometry, label_map, overlap)
+    except MemoryError as error:
+        raise CaseError(f"The labels of {source.case_id} do not fit into memory.") from error
+    if overlap != "keep":
+        for value in source.dropped:
+            labels[labels == value] = 0
+    return labels, notes
 
 
-def _drop(labels: Volume, values: tuple[int, ...]) -> None:
-    """Set values to background, in place."""
-    for value in values:
-        labels[labels == value] = 0
+def label_values(source: CaseSource) -> list[int]:
+    """The sorted label values of a case's labels, background left out; [] without any. Raises CaseError."""
+    return reader_of(source.label_kind).label_values(source) if source.has_labels else []

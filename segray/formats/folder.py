@@ -1,4 +1,4 @@
-"""Listings of folders on a disk or an object store, without hidden files and endless links."""
+"""Listings of folders on a disk or an object store, without hidden files and endless links; files by their ending."""
 
 from __future__ import annotations
 
@@ -8,14 +8,40 @@ from collections.abc import Iterator
 from segray import storage
 from segray.errors import SegrayError
 
-SUFFIXES = (".nii.gz", ".nii")
+KINDS = {".nii.gz": "nifti", ".nii": "nifti", ".nrrd": "volume", ".mha": "volume", ".mhd": "volume"}
+"""Ending of a volume file to the reader that takes it; of two files of one case the earlier ending is used."""
+
+DETACHED = (".raw", ".zraw")
+"""Endings of the file beside an .mhd that holds its voxels."""
+
+Left = list[tuple[str, str]]
+"""(path below the folder that was searched, reason) of what a search left out."""
 
 
 def stem(name: str) -> str | None:
-    """A file name without .nii or .nii.gz; None for other and hidden files."""
+    """A file name without the ending of a volume file; None for other and hidden files."""
+    end = ending(name)
+    return None if end is None else name[: -len(end)]
+
+
+def ending(name: str) -> str | None:
+    """The ending of a volume file as it is written in ``name``; None for other and hidden files."""
     if name.startswith("."):
         return None
-    return next((name[: -len(end)] for end in SUFFIXES if name.lower().endswith(end) and len(name) > len(end)), None)
+    return next((name[-len(end) :] for end in KINDS if name.lower().endswith(end) and len(name) > len(end)), None)
+
+
+def kind_of(path: str) -> str:
+    """The reader of a volume file by its ending; that of NIfTI where the ending is unknown."""
+    end = ending(path.rsplit("/", 1)[-1])
+    return "nifti" if end is None else KINDS[end.lower()]
+
+
+def with_detached(path: str) -> tuple[str, ...]:
+    """A file, and the names under which the voxels of an .mhd may lie beside it."""
+    if not path.lower().endswith(".mhd"):
+        return (path,)
+    return (path, *(path[:-4] + end for end in DETACHED))
 
 
 def listing(uri: str) -> tuple[list[str], list[str]]:
@@ -41,9 +67,13 @@ def is_file(uri: str) -> bool:
     return bool(fs.get_file_info(path).type == pafs.FileType.File)
 
 
-def walk(uri: str) -> Iterator[tuple[str, list[str]]]:
-    """Every folder below ``uri`` as (path relative to it, file names), sorted, each real folder once."""
-    yield from _walk(uri, "", set())
+def walk(uri: str, left: Left | None = None) -> Iterator[tuple[str, list[str]]]:
+    """Every folder below ``uri`` as (path relative to it, file names), sorted, each real folder once.
+
+    A link to a folder outside of ``uri`` is not followed: it could lead to all of the disk. It is added to ``left``,
+    as is a folder that cannot be read. Links to files are files.
+    """
+    yield from _walk(uri, "", set(), [] if left is None else left)
 
 
 def file_state(uri: str) -> tuple[int, int]:
@@ -74,7 +104,7 @@ def _local_listing(root: str) -> tuple[list[str], list[str]]:
         with os.scandir(root) as entries:
             for entry in entries:
                 if _visible(entry.name):
-                    (folders if entry.is_dir() else files).append(entry.name)
+                    (folders if _is_folder(entry) else files).append(entry.name)
     except (FileNotFoundError, NotADirectoryError):
         return [], []
     except OSError as error:
@@ -82,13 +112,39 @@ def _local_listing(root: str) -> tuple[list[str], list[str]]:
     return sorted(folders), sorted(files)
 
 
-def _walk(root: str, below: str, seen: set[str]) -> Iterator[tuple[str, list[str]]]:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """False also for a link that leads back to itself: such a file says so when it is read."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _walk(root: str, below: str, seen: set[str], left: Left) -> Iterator[tuple[str, list[str]]]:
     here = storage.join(root, below) if below else root
     real = here if storage.is_remote(here) else os.path.realpath(storage.absolute(here))
     if real in seen:
         return
     seen.add(real)
-    folders, files = listing(here)
+    try:
+        folders, files = listing(here)
+    except SegrayError as error:
+        if not below:
+            raise
+        left.append((below, str(error)))
+        return
     yield below, files
     for folder in folders:
-        yield from _walk(root, storage.join(below, folder) if below else folder, seen)
+        deeper = storage.join(below, folder) if below else folder
+        if _leads_out(root, deeper):
+            left.append((deeper, "The link leads to a folder outside of the one that is searched; it is left out."))
+        else:
+            yield from _walk(root, deeper, seen, left)
+
+
+def _leads_out(root: str, below: str) -> bool:
+    if storage.is_remote(root):
+        return False
+    top = os.path.realpath(storage.absolute(root))
+    path = storage.join(storage.absolute(root), below)
+    return os.path.islink(path) and os.path.commonpath([top, os.path.realpath(path)]) != top

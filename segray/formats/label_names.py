@@ -15,7 +15,11 @@ from segray.errors import SegrayError, UsageError
 
 _SAFE = re.compile(r"\w[\w .+()-]{0,63}")
 
+FEW = 8
+"""Names that a note lists."""
+
 MEND = "Give the structures as ingest.labels, such as {liver: 1}."
+CHANNELS_MEND = 'Write it as "channel_names": {"0": "T1", "1": "T2"}.'
 
 
 def is_safe(name: str) -> bool:
@@ -37,13 +41,33 @@ def dataset_labels(folder: str) -> dict[str, int] | None:
     try:
         table = json.loads(storage.read_text(path))
         pairs = [_pair(str(key), value) for key, value in dict(table["labels"]).items()]
-    except (SegrayError, KeyError, TypeError, ValueError) as error:
+    except (SegrayError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"{path} has no table of labels that segray understands.", mend=MEND) from error
     labels = {name: value for name, value in pairs if value != 0}
     for name in labels:
         if not is_safe(name):
             raise UsageError(f"{path} names a structure {name!r}, which cannot be a name.", mend=MEND)
     return labels or None
+
+
+def dataset_channels(folder: str) -> tuple[str, ...]:
+    """The names of the channels in ``dataset.json``: ``channel_names`` (nnU-Net v2) or ``modality`` (MSD, v1).
+
+    () where there is no such file, or it names none. Raises UsageError where it is damaged.
+    """
+    path = storage.join(folder, "dataset.json")
+    if not storage.exists(path):
+        return ()
+    try:
+        table = json.loads(storage.read_text(path))
+        told = table.get("channel_names", table.get("modality", {}))
+        pairs = sorted((int(number), str(name)) for number, name in dict(told).items())
+    except (SegrayError, AttributeError, TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path} has no table of channels that segray understands.", mend=CHANNELS_MEND) from error
+    names = tuple(name if is_safe(name) else f"channel_{number}" for number, name in pairs)
+    if [number for number, _ in pairs] != list(range(len(pairs))) or len(set(names)) != len(names):
+        raise UsageError(f"{path} does not number its channels 0, 1, 2, ..., each with a name.", mend=CHANNELS_MEND)
+    return names
 
 
 def _pair(key: str, value: Any) -> tuple[str, int]:
@@ -90,7 +114,8 @@ def mask_labels(found: Iterable[str], config: IngestConfig, notes: list[str]) ->
     if not names:
         return None
     if not config.labels:
-        notes.append(f"{len(names)} structures have masks; they are numbered by their sorted names.")
+        shown = f": {', '.join(names)}" if len(names) <= FEW else ""
+        notes.append(f"{len(names)} structure{'s' * (len(names) > 1)} with masks, numbered by sorted names{shown}.")
         return LabelMap.of_names(_kept(names, config))
     notes.append("Label values come from ingest.labels.")
     kept = _kept(config.labels, config)

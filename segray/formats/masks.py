@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +33,6 @@ ONES = np.uint64(0x0101010101010101)
 NIFTI1_BYTES = 348
 """Bytes of a NIfTI-1 header."""
 
-Overlap = Literal["smallest", "refuse"]
-
 
 def stack_masks(
     masks: Mapping[str, str], label_map: LabelMap, geometry: Geometry, *, overlap: str = "smallest"
@@ -41,12 +40,14 @@ def stack_masks(
     """The label values (z, y, x), LPS, of the masks on the image's grid ``geometry``, and notes.
 
     Any nonzero voxel belongs to its structure. A voxel in several masks goes to the structure with the fewest voxels,
-    of equal ones to the first of the label map, whatever the order of the files.
+    of equal ones to the first of the label map, whatever the order of the files. With ``overlap="keep"`` it belongs to
+    all of them: the result is a bit field, bit k for structure k of ``label_map.names``.
 
     Raises:
         CaseError: a mask cannot be read or lies on another grid; masks overlap and ``overlap`` is ``refuse``.
     """
-    canvas = _Canvas(label_map, geometry, refuse=overlap == "refuse")
+    keep = overlap == "keep"
+    canvas = _BitCanvas(label_map, geometry) if keep else _Canvas(label_map, geometry, refuse=overlap == "refuse")
     reader = _MaskReader(geometry)
     for name in label_map.names:
         if name in masks:
@@ -128,6 +129,35 @@ class _Canvas:
         if gone:
             words.append(f"Smaller structures cover all of {', '.join(gone[:4])}.")
         return words
+
+
+class _BitCanvas:
+    """Bit fields in the order of the file: no voxel is lost to another structure."""
+
+    def __init__(self, label_map: LabelMap, geometry: Geometry) -> None:
+        self._bits = {name: 1 << number for number, name in enumerate(replace(label_map, overlapping=True).names)}
+        self._geometry = geometry
+        self._count = int(np.prod(geometry.shape))
+        self._labels = np.zeros(padded(self._count), np.min_scalar_type(max(self._bits.values())))
+
+    def paint(self, name: str, flat: NDArray[np.uint8]) -> bool:
+        """Set the bit of ``name`` in the nonzero voxels of a padded mask; False if there are none."""
+        some = False
+        for where, ones in _pieces(flat.view(np.uint64)):
+            some = some or len(where) > 0
+            if self._labels.dtype == np.uint8:
+                self._labels.view(np.uint64)[where] |= ones * np.uint64(self._bits[name])
+            else:
+                self._labels[_voxels(where, ones)] |= self._labels.dtype.type(self._bits[name])
+        return some
+
+    def volume(self) -> Volume:
+        """The bit fields as a (z, y, x) view."""
+        return self._geometry.to_lps(self._labels[: self._count])
+
+    def notes(self) -> list[str]:
+        """Nothing is lost, so there is nothing to tell."""
+        return []
 
 
 def padded(count: int) -> int:

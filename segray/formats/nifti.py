@@ -99,7 +99,7 @@ def _parts(volume: Volume, geometry: Geometry) -> tuple[bytes, Volume]:
     """The header, and the voxels as the C-ordered (k, j, i) array that follows it in the file."""
     turned = file_view(volume, geometry).T
     stored = contiguous(turned, turned.dtype.newbyteorder("<"))
-    return _header_of(geometry, stored.dtype), stored
+    return header_of(geometry, stored.dtype), stored
 
 
 def _as_labels(path: str, labels: Volume) -> Volume:
@@ -111,8 +111,11 @@ def _as_labels(path: str, labels: Volume) -> Volume:
     return labels.astype(np.uint8 if highest <= 255 else np.uint16)
 
 
-def _header_of(geometry: Geometry, dtype: np.dtype[Any]) -> bytes:
-    """The header and the four bytes that say that no extension follows, little-endian."""
+def header_of(geometry: Geometry, dtype: np.dtype[Any], volumes: int = 1) -> bytes:
+    """The header and the four bytes that say that no extension follows, little-endian.
+
+    With several ``volumes`` of unscaled values on the grid the file is 4D, (i, j, k, volumes).
+    """
     if geometry.header is None:
         header = nib.Nifti1Header()
         header.set_data_shape(geometry.stored_shape or geometry.shape)
@@ -121,6 +124,8 @@ def _header_of(geometry: Geometry, dtype: np.dtype[Any]) -> bytes:
         header.set_qform(geometry.affine, code=1, strip_shears=True)
     else:
         header = SIZES[len(geometry.header)](geometry.header, check=False).as_byteswapped("<")
+    if volumes > 1:
+        header.set_data_shape((*geometry.shape, volumes))
     header.set_data_dtype(dtype)
     cleared = {"scl_slope": 1.0, "scl_inter": 0.0, "cal_max": 0.0, "cal_min": 0.0, "intent_code": 0}
     for name, value in cleared.items():

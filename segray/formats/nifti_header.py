@@ -42,6 +42,7 @@ class NiftiHeader:
         inter: see ``slope``.
         geometry: the grid.
         notes: what was repaired or is odd, one sentence each.
+        volumes: volumes on this grid that follow one another in the file.
     """
 
     raw: bytes
@@ -51,6 +52,7 @@ class NiftiHeader:
     inter: float
     geometry: Geometry
     notes: tuple[str, ...]
+    volumes: int = 1
 
     @property
     def identity(self) -> bool:
@@ -59,18 +61,22 @@ class NiftiHeader:
 
     @property
     def count(self) -> int:
-        """Voxels of the volume."""
+        """Voxels of one volume."""
         return math.prod(self.geometry.shape)
 
     @property
     def voxel_bytes(self) -> int:
-        """Bytes of the volume once read: 2 a voxel where int16 surely holds it, else at most 4."""
+        """Bytes of one volume once read: 2 a voxel where int16 surely holds it, else at most 4."""
         narrow = self.identity and self.dtype.str[1:] in {"u1", "i1", "i2"}
         return self.count * (2 if narrow else 4)
 
 
-def read_header(reader: ByteReader) -> NiftiHeader:
+def read_header(reader: ByteReader, *, most_volumes: int = 1) -> NiftiHeader:
     """Read and check the header at the start of ``reader``.
+
+    Args:
+        reader: the file.
+        most_volumes: volumes (the fourth axis) that the file may hold.
 
     Raises:
         CaseError: no NIfTI, a type or shape that holds no CT volume, no usable affine, less data than it claims.
@@ -79,9 +85,9 @@ def read_header(reader: ByteReader) -> NiftiHeader:
     size = next((s for s in SIZES for order in "<>" if struct.unpack(f"{order}i", raw)[0] == s), None)
     if size is None:
         raise CaseError(f"{reader.name} is no NIfTI file: its first bytes are no NIfTI header.")
-    header = parse_header(raw + reader.read(size - 4), reader.name)
-    needed = header.offset + header.count * header.dtype.itemsize
-    if reader.most is not None and needed > reader.most:
+    header = parse_header(raw + reader.read(size - 4), reader.name, most_volumes=most_volumes)
+    needed = header.offset + header.volumes * header.count * header.dtype.itemsize
+    if needed > reader.most:
         raise CaseError(
             f"{reader.name} is too small for its header, which claims {_shown(header.geometry.shape)} voxels.",
             mend="Copy it again from its source.",
@@ -89,7 +95,7 @@ def read_header(reader: ByteReader) -> NiftiHeader:
     return header
 
 
-def parse_header(raw: bytes, name: str) -> NiftiHeader:
+def parse_header(raw: bytes, name: str, *, most_volumes: int = 1) -> NiftiHeader:
     """Check the 348 or 540 bytes of a header. Raises CaseError as :func:`read_header`."""
     size = len(raw)
     if not raw[-len(MAGICS[size]) :] == MAGICS[size] if size == 348 else raw[4:12] != MAGICS[size]:
@@ -99,11 +105,20 @@ def parse_header(raw: bytes, name: str) -> NiftiHeader:
         )
     header = SIZES[size](raw, check=False)
     dtype = _dtype(header, name)
-    stored, shape = _shape(header, name)
+    stored, shape, volumes = _shape(header, name, most_volumes)
     slope, inter = _scaling(header, name)
     affine, notes = _affine(header, shape, name)
-    geometry = Geometry(affine=affine, shape=shape, stored_shape=stored, header=raw)
-    return NiftiHeader(raw, dtype, _offset(header, size, name), slope, inter, geometry, tuple(notes))
+    geometry = Geometry(affine=affine, shape=shape, stored_shape=stored, header=_of_one_volume(header, raw, volumes))
+    return NiftiHeader(raw, dtype, _offset(header, size, name), slope, inter, geometry, tuple(notes), volumes)
+
+
+def _of_one_volume(header: Any, raw: bytes, volumes: int) -> bytes:
+    """The header that a mask of the case gets: three axes, all else as it is."""
+    if volumes == 1:
+        return raw
+    header["dim"][0] = 3
+    header["dim"][4:] = 1
+    return bytes(header.binaryblock)
 
 
 def _shown(shape: tuple[int, ...]) -> str:
@@ -131,21 +146,25 @@ def _dtype(header: Any, name: str) -> np.dtype[Any]:
     )
 
 
-def _shape(header: Any, name: str) -> tuple[tuple[int, ...], tuple[int, int, int]]:
+def _shape(header: Any, name: str, most_volumes: int) -> tuple[tuple[int, ...], tuple[int, int, int], int]:
+    """The shape that a mask is written in, that of one volume, and the number of volumes."""
     try:
         stored = tuple(int(side) for side in header.get_data_shape())
     except (HeaderDataError, ValueError) as error:
         raise CaseError(f"{name} has a header without a valid shape.") from error
     if len(stored) < 2 or min(stored) < 1:
         raise CaseError(f"{name} holds no volume: its shape is {_shown(stored) or 'empty'}.")
-    extra = math.prod(stored[3:])
-    if extra != 1:
+    i, j, k = (*stored, 1)[:3]
+    volumes = math.prod(stored[3:])
+    if volumes == 1:
+        return stored, (i, j, k), 1
+    if len(stored) > 4 or volumes > most_volumes:
+        room = "one volume" if most_volumes == 1 else f"up to {most_volumes} volumes"
         raise CaseError(
-            f"{name} holds {extra} volumes ({_shown(stored)}); segray reads one volume a file.",
+            f"{name} holds {volumes} volumes ({_shown(stored)}); segray reads {room} of such a file.",
             mend="Split it, one file a volume.",
         )
-    i, j, k = (*stored, 1)[:3]
-    return stored, (i, j, k)
+    return (i, j, k), (i, j, k), volumes
 
 
 def _scaling(header: Any, name: str) -> tuple[float, float]:
@@ -166,7 +185,8 @@ def _offset(header: Any, size: int, name: str) -> int:
     return int(offset)
 
 
-def _usable(affine: NDArray[np.float64] | None) -> bool:
+def spans_volume(affine: NDArray[np.float64] | None) -> bool:
+    """True for an affine of finite numbers whose axes have a length and point in three directions."""
     if affine is None or not np.isfinite(affine).all():
         return False
     with np.errstate(over="ignore", invalid="ignore"):
@@ -194,22 +214,25 @@ def _affine(header: Any, shape: tuple[int, int, int], name: str) -> tuple[NDArra
         candidates.append(("qform", _qform(header)))
     candidates.append(("voxel sizes (pixdim)", _pixdim_affine(header, shape)))
     for position, (words, affine) in enumerate(candidates):
-        if affine is not None and _usable(affine):
+        if affine is not None and spans_volume(affine):
             notes = [f"The {words} is used, because the {candidates[0][0]} spans no volume."] if position else []
             if len(candidates) == 1:
                 notes.append("The header gives no orientation; the voxel sizes are used and the axes taken as LAS.")
             return affine, notes + _oddities(candidates, position, affine, shape)
     raise CaseError(
-        f"{name} has no usable affine: its sform, qform and voxel sizes are zero, not finite or span no volume.",
+        f"{name} has no usable affine: its sform, qform and voxel sizes are zero, negative, infinite or flat.",
         mend="Set the voxel sizes in its header.",
     )
 
 
 def _pixdim_affine(header: Any, shape: tuple[int, int, int]) -> NDArray[np.float64]:
-    """Nibabel's base affine; the missing thickness of a single slice counts as 1 mm."""
+    """Nibabel's base affine; the missing thickness of a single slice counts as 1 mm, negative sizes as none."""
     zooms = np.array(header["pixdim"][1:4], dtype=np.float64)
     if shape[2] == 1 and zooms[2] == 0.0:
         zooms[2] = 1.0
+    if not (zooms > 0).all():
+        # A negative size would mirror the axis: the header says nothing that could be trusted.
+        zooms[:] = 0.0
     zooms[0] = -zooms[0]
     affine = np.diag([*zooms, 1.0])
     with np.errstate(all="ignore"):
@@ -225,7 +248,7 @@ def _oddities(
 ) -> list[str]:
     notes = []
     other = candidates[1][1] if chosen == 0 and len(candidates) == 3 else None
-    if other is not None and _usable(other):
+    if other is not None and spans_volume(other):
         voxels = grid_distance(affine, other, shape)
         if voxels > DISAGREE:
             notes.append(f"qform and sform disagree by up to {voxels:.2f} voxels; the sform is used.")

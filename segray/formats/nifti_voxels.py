@@ -28,10 +28,11 @@ TURNED_PLANES = 32
 INT16 = np.iinfo(np.int16)
 
 
-def slabs(reader: ByteReader, header: NiftiHeader) -> Iterator[tuple[slice, Volume]]:
+def slabs(reader: ByteReader, header: NiftiHeader, *, last: bool = True) -> Iterator[tuple[slice, Volume]]:
     """The stored voxels as (slice along k, (i, j, planes) array); the array is used again for the next slab.
 
-    The reader stands behind the fixed header. Raises CaseError where the file ends early or is damaged.
+    The reader stands behind the fixed header. ``last=False``: another volume follows in the same file.
+    Raises CaseError where the file ends early or is damaged.
     """
     reader.read(header.offset - len(header.raw))
     i, j, k = header.geometry.shape
@@ -45,7 +46,8 @@ def slabs(reader: ByteReader, header: NiftiHeader) -> Iterator[tuple[slice, Volu
         piece = buffer[: (stop - start) * plane]
         reader.read_into(piece)
         yield slice(start, stop), piece.view(header.dtype).reshape((i, j, stop - start), order="F")
-    reader.finish()
+    if last:
+        reader.finish()
 
 
 def file_view(volume: Volume, geometry: Geometry) -> Volume:
@@ -53,10 +55,10 @@ def file_view(volume: Volume, geometry: Geometry) -> Volume:
     return replace(geometry, stored_shape=()).from_lps(volume)
 
 
-def read_voxels(reader: ByteReader, header: NiftiHeader) -> tuple[Volume, list[str]]:
+def read_voxels(reader: ByteReader, header: NiftiHeader, *, last: bool = True) -> tuple[Volume, list[str]]:
     """The voxels (z, y, x), LPS: int16 where all are integers in its range, else float32; and notes.
 
-    Voxels that are not finite become the lowest finite value, with a note.
+    Voxels that are not finite become the lowest finite value, with a note. ``last`` as in :func:`slabs`.
 
     Raises:
         CaseError: the file ends early or is damaged, or no voxel is finite.
@@ -64,7 +66,7 @@ def read_voxels(reader: ByteReader, header: NiftiHeader) -> tuple[Volume, list[s
     geometry = header.geometry
     volume: Volume = np.empty(geometry.size, np.int16)
     target = file_view(volume, geometry)
-    for where, stored in slabs(reader, header):
+    for where, stored in slabs(reader, header, last=last):
         narrow = _as_int16(stored, header) if volume.dtype == np.int16 else None
         if narrow is None and volume.dtype == np.int16:
             volume = volume.astype(np.float32)

@@ -6,10 +6,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from segray.case import Geometry, LabelMap
 from segray.errors import SegrayError
-from segray.formats.folder import file_state
+from segray.formats.folder import file_state, with_detached
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,16 @@ class CaseSource:
 
     Attributes:
         case_id: safe as a file name.
-        image: path or URI of the scan.
+        image: path or URI of the scan; of a DICOM series its folder.
         masks: structure to the path of its binary mask (TotalSegmentator layout), else {}.
         labels: path of a label volume (pairs), else None.
         patient: the case id unless known.
         dropped: values of the label volume that count as background, because their structures are not kept.
+        kind: which reader takes the image, a key of :data:`segray.formats.readers.READERS`.
+        label_kind: which reader takes the labels; empty: that of the image.
+        parts: further files of the image: other channels, or the slices of a series.
+        split: train, validation or test where the folder itself says so, else empty.
+        details: what the readers need beside paths; plain types for JSON.
     """
 
     case_id: str
@@ -31,10 +37,17 @@ class CaseSource:
     labels: str | None = None
     patient: str = ""
     dropped: tuple[int, ...] = ()
+    kind: str = "nifti"
+    label_kind: str = ""
+    parts: tuple[str, ...] = ()
+    split: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.patient:
             object.__setattr__(self, "patient", self.case_id)
+        if not self.label_kind:
+            object.__setattr__(self, "label_kind", self.kind)
 
     @property
     def has_labels(self) -> bool:
@@ -45,18 +58,20 @@ class CaseSource:
     def files(self) -> tuple[str, ...]:
         """All files of the case, the image first."""
         labels = () if self.labels is None else (self.labels,)
-        return (self.image, *labels, *(self.masks[name] for name in sorted(self.masks)))
+        return (self.image, *self.parts, *labels, *(self.masks[name] for name in sorted(self.masks)))
 
     def fingerprint(self) -> str:
         """32 hex digits of the names, sizes and times of all files; a file that is gone counts as empty."""
         digest = hashlib.sha256(json.dumps(sorted(self.masks)).encode())
-        for path in self.files:
+        for path in (file for named in self.files for file in with_detached(named)):
             try:
                 size, changed = file_state(path)
             except SegrayError:
                 size, changed = -1, 0
             digest.update(f"{path}\0{size}\0{changed}\n".encode())
         digest.update(repr(self.dropped).encode())
+        if self.details:
+            digest.update(json.dumps(dict(self.details), sort_keys=True).encode())
         return digest.hexdigest()[:32]
 
     def to_json(self) -> str:
@@ -67,7 +82,8 @@ class CaseSource:
     def from_json(cls, text: str) -> CaseSource:
         """Read what :meth:`to_json` wrote."""
         table = json.loads(text)
-        return cls(**{**table, "dropped": tuple(table.get("dropped", ()))})
+        lists = {name: tuple(table.get(name, ())) for name in ("dropped", "parts")}
+        return cls(**{**table, **lists})
 
 
 @dataclass(frozen=True)
@@ -75,7 +91,7 @@ class Discovery:
     """What a folder holds.
 
     Attributes:
-        format: totalseg, pairs or images.
+        format: the name of the layout, a value of ``ingest.format``.
         cases: sorted by case id. A case without labels stands here too, so that it can be predicted.
         label_map: from the settings, a dataset.json or the mask names; None where only voxel values could tell.
         problems: (case id or file, reason) of what cannot be used, or not for training.
@@ -100,6 +116,7 @@ class CaseHeader:
         geometry: the grid of the file.
         path: the image.
         notes: what is odd about the header.
+        channels: names of the channels; () for one channel without a name.
     """
 
     size: tuple[int, int, int]
@@ -108,3 +125,4 @@ class CaseHeader:
     geometry: Geometry
     path: str
     notes: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()

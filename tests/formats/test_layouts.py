@@ -143,11 +143,15 @@ def test_dataset_json_that_is_not_understood_is_told(fill: Any, text: str) -> No
         found(folder)
 
 
-def test_several_channels_are_a_problem(fill: Any) -> None:
-    folder = fill("imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz", "imagesTr/b_0000.nii.gz", "labelsTr/b.nii.gz")
+def test_files_of_one_case_are_its_channels_and_a_gap_is_a_problem(fill: Any) -> None:
+    folder = fill("imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz", "imagesTr/b_0000.nii.gz", "labelsTr/a.nii.gz")
     discovery = found(folder)
-    assert ids(discovery) == ["b"]
-    assert discovery.problems == [("a", "The case has 2 channels; segray reads one.")]
+    assert ids(discovery) == ["a"]
+    assert discovery.cases[0].parts == (str(folder / "imagesTr" / "a_0001.nii.gz"),)
+    assert discovery.cases[0].details == {"channels": ["channel_0", "channel_1"]}
+    reasons = dict(discovery.problems)
+    assert "lacks the channels _0001" in reasons["b"]
+    assert any("channels of one case: channel_0, channel_1" in note for note in discovery.notes)
 
 
 def test_number_at_the_end_of_a_name_stays_where_the_label_has_it(fill: Any) -> None:
@@ -187,7 +191,7 @@ def test_one_file_is_one_case(fill: Any) -> None:
     folder = fill("a.nii.gz")
     assert ids(found(folder / "a.nii.gz")) == ["a"]
     (folder / "a.txt").write_text("")
-    with pytest.raises(UsageError, match="no NIfTI"):
+    with pytest.raises(UsageError, match="no volume that segray reads"):
         found(folder / "a.txt")
 
 

@@ -196,3 +196,42 @@ def test_broken_mask_breaks_the_case(tmp_path: Path, save: Save) -> None:
     bad.write_bytes(Path(good).read_bytes()[:-9])
     with pytest.raises(CaseError, match=r"b\.nii\.gz is cut off"):
         formats.read_case(CaseSource("x", scan, masks={"a": good, "b": str(bad)}), None)
+
+
+@pytest.mark.parametrize("codes", ["LPS", "RAS", "AIL"])
+def test_kept_overlaps_lose_no_voxel(tmp_path: Path, save: Save, codes: str) -> None:
+    masks = {"small": box(1, 255), "big": box(5), "middle": box(3, 7, "i2")}
+    case = stacked(tmp_path, save, masks, codes=codes, overlap="keep")
+    expected = box(5) + 2 * box(3) + 4 * box(1)
+    assert case.labels is not None
+    assert case.labels.dtype == np.uint8
+    assert np.array_equal(case.geometry.from_lps(case.labels), expected)
+    assert case.notes == []
+
+
+@pytest.mark.parametrize(("count", "dtype"), [(8, "u1"), (9, "u2"), (17, "u4"), (32, "u4")])
+def test_kept_overlaps_of_many_structures(tmp_path: Path, save: Save, count: int, dtype: str) -> None:
+    rng = np.random.default_rng(count)
+    names = [f"s{number:02}" for number in range(count)]
+    parts = {name: (rng.random(SHAPE) < 0.4).astype(np.uint8) for name in names}
+    scan = save(tmp_path / "ct.nii.gz", np.zeros(SHAPE, np.int16))
+    source = CaseSource("x", scan, masks={name: save(tmp_path / f"{name}.nii.gz", parts[name]) for name in names})
+    label_map = LabelMap({name: 40 + number for number, name in enumerate(names)}, overlapping=True)
+    case = formats.read_case(source, label_map, overlap="keep")
+    assert case.labels is not None
+    assert case.labels.dtype == np.dtype(dtype)
+    fields = label_map.to_index(case.labels)
+    for number, name in enumerate(names):
+        assert np.array_equal(case.geometry.from_lps(fields >> number & 1), parts[name])
+
+
+def test_label_volumes_become_bits_without_what_is_dropped(tmp_path: Path, save: Save) -> None:
+    scan = save(tmp_path / "ct.nii.gz", np.zeros(SHAPE, np.int16))
+    labels = box(5, 9) - box(3, 5) - box(1, 1)
+    source = CaseSource("x", scan, labels=save(tmp_path / "labels.nii.gz", labels), dropped=(3,))
+    label_map = LabelMap({"a": 4, "b": 9}, overlapping=True)
+    case = formats.read_case(source, label_map, overlap="keep")
+    assert case.labels is not None
+    expected = 2 * ((labels == 9).astype(np.uint8)) + (labels == 4)
+    assert np.array_equal(case.geometry.from_lps(case.labels), expected)
+    assert np.array_equal(formats.read_truth(source, label_map, overlap="keep"), case.labels)

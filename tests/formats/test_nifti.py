@@ -78,7 +78,7 @@ def test_values_are_nibabels_and_masks_lie_on_the_same_grid(grid: dict[str, Any]
     with tempfile.TemporaryDirectory() as folder:
         path = write_grid(Path(folder), grid)
         theirs: Any = nib.load(path)
-        case = formats.read_image(path)
+        case = formats.read_image(formats.lone_image(path))
         stored = np.asarray(theirs.get_fdata()).reshape(grid["shape"])
         assert np.allclose(case.geometry.to_lps(stored), case.voxels, rtol=1e-6)
         assert np.array_equal(case.geometry.affine, theirs.affine)
@@ -99,7 +99,7 @@ def check_mask(path: str, scan: Any, labels: Array, geometry: Geometry) -> None:
     for name in [*same, "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"]:
         assert np.array_equal(mask.header[name], scan.header[name]), name
     assert mask.header["descrip"] == b"segray"
-    again, grid = formats.read_labels(path, geometry)
+    again, grid = formats.read_mask(path, geometry)
     assert np.array_equal(again, labels)
     assert np.array_equal(grid.affine, geometry.affine)
 
@@ -108,7 +108,7 @@ def check_mask(path: str, scan: Any, labels: Array, geometry: Geometry) -> None:
 def test_every_orientation_is_turned_as_nibabel_turns_it(tmp_path: Path, save: Save, in_lps: Turn, codes: str) -> None:
     array = np.random.default_rng(0).integers(-1000, 1000, (5, 6, 7)).astype(np.int16)
     path = save(tmp_path / "x.nii.gz", array, affine_of(codes))
-    case = formats.read_image(path)
+    case = formats.read_image(formats.lone_image(path))
     assert case.voxels.dtype == np.int16
     assert np.array_equal(case.voxels, in_lps(nib.load(path)))
 
@@ -127,7 +127,7 @@ def test_every_orientation_is_turned_as_nibabel_turns_it(tmp_path: Path, save: S
     ],
 )
 def test_voxels_are_int16_where_that_holds_all(tmp_path: Path, save: Save, values: Array, expected: type) -> None:
-    case = formats.read_image(save(tmp_path / "x.nii.gz", values.reshape(2, 1, 1)))
+    case = formats.read_image(formats.lone_image(save(tmp_path / "x.nii.gz", values.reshape(2, 1, 1))))
     assert case.voxels.dtype == expected
     assert np.array_equal(case.voxels.ravel()[::-1], values.astype(expected))
 
@@ -135,7 +135,7 @@ def test_voxels_are_int16_where_that_holds_all(tmp_path: Path, save: Save, value
 def test_type_changes_in_the_last_slab(tmp_path: Path, save: Save) -> None:
     array = np.random.default_rng(0).integers(-900, 900, (64, 64, 200)).astype(np.float32)
     array[3, 4, 199] = 0.25
-    case = formats.read_image(save(tmp_path / "x.nii.gz", array, affine_of("LPS")))
+    case = formats.read_image(formats.lone_image(save(tmp_path / "x.nii.gz", array, affine_of("LPS"))))
     assert case.voxels.dtype == np.float32
     assert np.array_equal(case.voxels, array.transpose(2, 1, 0))
 
@@ -143,7 +143,7 @@ def test_type_changes_in_the_last_slab(tmp_path: Path, save: Save) -> None:
 def test_nan_and_infinity_become_the_lowest_value(tmp_path: Path, save: Save) -> None:
     array = np.full((4, 4, 4), 7.0, np.float32)
     array[0, 0, 0], array[1, 0, 0], array[2, 0, 0], array[3, 0, 0] = np.nan, np.inf, -np.inf, -3.0
-    case = formats.read_image(save(tmp_path / "x.nii.gz", array, affine_of("LPS")))
+    case = formats.read_image(formats.lone_image(save(tmp_path / "x.nii.gz", array, affine_of("LPS"))))
     assert case.voxels.dtype == np.int16
     assert case.voxels[0, 0].tolist() == [-3, -3, -3, -3]
     assert "3 voxels were NaN" in case.notes[0]
@@ -151,7 +151,7 @@ def test_nan_and_infinity_become_the_lowest_value(tmp_path: Path, save: Save) ->
 
 def test_one_slice_keeps_its_two_dimensions(tmp_path: Path, save: Save) -> None:
     path = save(tmp_path / "x.nii.gz", np.arange(12, dtype=np.int16).reshape(3, 4))
-    case = formats.read_image(path)
+    case = formats.read_image(formats.lone_image(path))
     assert case.voxels.shape == (1, 4, 3)
     formats.write_mask(str(tmp_path / "m.nii.gz"), case.voxels.astype(np.uint8), case.geometry)
     mask: Any = nib.load(tmp_path / "m.nii.gz")
@@ -169,26 +169,36 @@ def test_header_alone_tells_the_size(tmp_path: Path, save: Save) -> None:
     assert header.path == path
 
 
-def test_header_is_read_from_a_file_that_is_cut_off(tmp_path: Path, save: Save) -> None:
+def test_header_of_a_file_that_is_cut_off_shapes_no_grid(tmp_path: Path, save: Save) -> None:
     path = Path(save(tmp_path / "x.nii", np.zeros((40, 40, 90), np.int16)))
-    path.write_bytes(path.read_bytes()[:70_000])
     assert formats.read_header(CaseSource("x", str(path))).size == (90, 40, 40)
-    with pytest.raises(CaseError, match="too small"):
-        formats.read_image(str(path))
+    path.write_bytes(path.read_bytes()[:70_000])
+    for reading in (formats.read_header, formats.read_image):
+        with pytest.raises(CaseError, match="too small"):
+            reading(CaseSource("x", str(path)))
 
 
 def test_header_extension_is_skipped(tmp_path: Path) -> None:
     image = nib.Nifti1Image(np.arange(8, dtype=np.int16).reshape(2, 2, 2), affine_of("LPS"))
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"x" * 5000))
     image.to_filename(tmp_path / "x.nii.gz")
-    assert formats.read_image(str(tmp_path / "x.nii.gz")).voxels.ravel().tolist() == [0, 4, 2, 6, 1, 5, 3, 7]
+    assert formats.read_image(formats.lone_image(str(tmp_path / "x.nii.gz"))).voxels.ravel().tolist() == [
+        0,
+        4,
+        2,
+        6,
+        1,
+        5,
+        3,
+        7,
+    ]
 
 
 def test_decoy_beside_the_file_is_not_read(tmp_path: Path, save: Save) -> None:
     save(tmp_path / "x.nii", np.full((2, 2, 2), 9, np.int16))
     path = save(tmp_path / "x.nii.gz", np.full((2, 2, 2), 4, np.int16))
-    assert set(formats.read_image(path).voxels.ravel().tolist()) == {4}
-    assert set(formats.read_image(str(tmp_path / "x.nii")).voxels.ravel().tolist()) == {9}
+    assert set(formats.read_image(formats.lone_image(path)).voxels.ravel().tolist()) == {4}
+    assert set(formats.read_image(formats.lone_image(str(tmp_path / "x.nii"))).voxels.ravel().tolist()) == {9}
 
 
 def test_oddities_are_noted(tmp_path: Path, save: Save) -> None:
@@ -197,7 +207,7 @@ def test_oddities_are_noted(tmp_path: Path, save: Save) -> None:
     image = nib.Nifti1Image(np.zeros((9, 9, 9), np.int16), sheared)
     image.header.set_qform(affine_of("LPS"), code=1)
     image.to_filename(tmp_path / "x.nii.gz")
-    notes = formats.read_image(str(tmp_path / "x.nii.gz")).notes
+    notes = formats.read_image(formats.lone_image(str(tmp_path / "x.nii.gz"))).notes
     assert "qform and sform disagree" in notes[0]
     assert "sheared by" in notes[1]
 
@@ -210,7 +220,7 @@ def test_affine_that_spans_no_volume_is_replaced(tmp_path: Path, save: Save) -> 
     data = bytes(image.header.binaryblock) + bytes(4) + bytes(54)
     data = data[:108] + np.float32(352).tobytes() + data[112:344] + b"n+1\0" + data[348:]
     (tmp_path / "x.nii").write_bytes(data)
-    case = formats.read_image(str(tmp_path / "x.nii"))
+    case = formats.read_image(formats.lone_image(str(tmp_path / "x.nii")))
     assert case.geometry.spacing == (4.0, 2.0, 2.0)
     assert "spans no volume" in case.notes[0]
 
@@ -218,7 +228,7 @@ def test_affine_that_spans_no_volume_is_replaced(tmp_path: Path, save: Save) -> 
 def test_wide_labels_are_uint16(tmp_path: Path, save: Save) -> None:
     labels = np.zeros((3, 3, 3), np.float32)
     labels[1, 1, 1], labels[0, 0, 0] = 300, 1
-    read, geometry = formats.read_labels(save(tmp_path / "x.nii.gz", labels))
+    read, geometry = formats.read_mask(save(tmp_path / "x.nii.gz", labels))
     assert read.dtype == np.uint16
     assert formats.label_values(CaseSource("x", "", labels=str(tmp_path / "x.nii.gz"))) == [1, 300]
     formats.write_mask(str(tmp_path / "m.nii.gz"), read, geometry)
@@ -264,7 +274,7 @@ def test_values_that_are_no_labels_are_refused(tmp_path: Path, save: Save, value
     labels = np.zeros((3, 3, 3), np.float32)
     labels[1, 1, 1] = value
     with pytest.raises(CaseError, match="label"):
-        formats.read_labels(save(tmp_path / "x.nii.gz", labels))
+        formats.read_mask(save(tmp_path / "x.nii.gz", labels))
 
 
 def test_mask_without_a_header_is_built_from_the_affine(tmp_path: Path) -> None:
@@ -297,4 +307,4 @@ def test_mask_can_be_written_plain(tmp_path: Path) -> None:
     labels = np.random.default_rng(0).integers(0, 9, geometry.size).astype(np.uint8)
     formats.write_mask(str(tmp_path / "m.nii"), labels, geometry)
     assert (tmp_path / "m.nii").stat().st_size == 352 + 60
-    assert np.array_equal(formats.read_labels(str(tmp_path / "m.nii"), geometry)[0], labels)
+    assert np.array_equal(formats.read_mask(str(tmp_path / "m.nii"), geometry)[0], labels)

@@ -37,12 +37,12 @@ def test_one_image_in_48_orientations_is_one_volume(shared_data: Path, tmp_path:
 @pytest.mark.parametrize(("name", "words"), [("complex", "complex numbers"), ("ct_perfusion", "colours")])
 def test_what_is_no_scan_is_one_sentence(shared_data: Path, name: str, words: str) -> None:
     with pytest.raises(CaseError, match=words):
-        formats.read_image(str(shared_data / "robust" / f"{name}.nii.gz"))
+        formats.read_image(formats.lone_image(str(shared_data / "robust" / f"{name}.nii.gz")))
 
 
 def test_sheared_scan_is_used_as_it_is(shared_data: Path) -> None:
     path = shared_data / "robust" / "shear.nii.gz"
-    case = formats.read_image(str(path))
+    case = formats.read_image(formats.lone_image(str(path)))
     scan: Any = nib.load(path)
     assert np.array_equal(case.geometry.affine, scan.affine)
     assert any("sheared by 18.5 degrees" in note for note in case.notes)
@@ -76,6 +76,21 @@ def test_pairs_are_read(shared_data: Path, in_lps: Turn) -> None:
 
 def test_header_extensions_of_other_makers_are_skipped(shared_data: Path, in_lps: Turn) -> None:
     path = str(shared_data / "dicom_jpeg2000" / "example_seg_dicom.nii.gz")
-    labels, _ = formats.read_labels(path)
+    labels, _ = formats.read_mask(path)
     assert np.array_equal(labels, in_lps(nib.load(path)))
     assert formats.read_header(CaseSource("x", path)).size == labels.shape
+
+
+@pytest.mark.parametrize("ending", ["nrrd", "mha", "mhd"])
+@pytest.mark.parametrize("folder", ["sts", "hippocampus_mr"])
+def test_scans_that_itk_wrote_in_other_formats_are_the_same(
+    shared_data: Path, tmp_path: Path, folder: str, ending: str
+) -> None:
+    import SimpleITK
+
+    path = sorted((shared_data / folder).rglob("*.nii*"))[0]
+    scan = SimpleITK.ReadImage(str(path), imageIO="NiftiImageIO")
+    SimpleITK.WriteImage(scan, str(tmp_path / f"x.{ending}"), useCompression=True)
+    case, other = (formats.read_image(formats.lone_image(str(p))) for p in (path, tmp_path / f"x.{ending}"))
+    assert np.array_equal(case.voxels, other.voxels)
+    assert np.allclose(case.geometry.lps_affine, other.geometry.lps_affine, atol=1e-3)
