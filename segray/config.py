@@ -3,23 +3,52 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from segray.errors import UsageError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
+Precision = Literal["auto", "bf16", "float32"]
+MOST_LEVEL = 65535
 
 
 def setting(default: Any, meaning: str, unit: str = "") -> Any:
     """A field with its meaning and unit, as ``segray config`` prints them."""
     return Field(default=default, description=meaning, json_schema_extra={"unit": unit}, validate_default=True)
+
+
+def colour_table(told: dict[str, int | str]) -> dict[str, int | str]:
+    """Names to ``#rrggbb`` in small letters, or to grey levels. Raises ValueError: no colour, or one of two names."""
+    table: dict[str, int | str] = {}
+    for name, colour in told.items():
+        key = colour.lower() if isinstance(colour, str) else colour
+        if isinstance(key, str) and not re.fullmatch(r"#[0-9a-f]{6}", key):
+            raise ValueError(f"{colour!r} is no colour; write '#ff0000', or a grey level or palette index such as 255")
+        if isinstance(key, int) and not 0 <= key <= MOST_LEVEL:
+            raise ValueError(f"{colour} is no grey level or palette index from 0 to {MOST_LEVEL}")
+        if key in table.values():
+            raise ValueError(f"the colour {colour} has two names")
+        table[name] = key
+    if not set(table) - {"background"}:
+        raise ValueError("no structure is named, such as {liver: '#ff0000'}")
+    return table
 
 
 class Section(BaseModel):
@@ -54,29 +83,60 @@ class SplitConfig(Section):
     patients: str | None = setting(
         None, "CSV with the column case_id and any of patient, split (train, validation, test); overrules the shares"
     )
+    pattern: str | None = setting(
+        None,
+        "regular expression on the case id whose first group, or whole match, is the patient, such as '^(g[0-9]+)_'; "
+        "`patients` overrules it",
+    )
     seed: Count = setting(0, "seed of the drawing")
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except (re.error, RecursionError, OverflowError) as error:
+            raise ValueError(f"{pattern!r} is no regular expression ({error})") from None
+        return pattern
 
 
 class IngestConfig(Section):
     """From a folder of cases to shards."""
 
-    format: Literal["auto", "totalseg", "pairs", "images"] = setting(
+    format: Literal["auto", "totalseg", "pairs", "images", "frames", "coco", "dicom", "table"] = setting(
         "auto",
         "totalseg: a folder a case with ct.nii.gz and segmentations/; pairs: images/ and labels/ (or imagesTr/, "
-        "labelsTr/); images: scans without labels; auto: seen from the folder",
+        "labelsTr/); images: scans without labels; frames: pictures in frames/ or imgs/ and masks/; coco: pictures "
+        "with COCO annotations; dicom: DICOM series anywhere below; table: a CSV or Parquet file that names the "
+        "files; auto: seen from the folder",
     )
     labels: dict[str, PositiveInt] | None = setting(
         None, "structure names and label values, such as {liver: 1}; empty: taken from the folder, and printed"
     )
     structures: list[str] | None = setting(None, "keep only these structures; empty: all")
-    overlap: Literal["smallest", "refuse"] = setting(
-        "smallest", "a voxel in several masks goes to the smallest structure, or the case is refused"
+    overlap: Literal["smallest", "refuse", "keep"] = setting(
+        "smallest",
+        "a voxel in several masks goes to the smallest structure, or the case is refused, or it keeps all of them: "
+        "labels overlap, and the net learns each structure by itself (sigmoid); at most 32 structures",
+    )
+    mask_colours: dict[str, int | str] | None = setting(
+        None,
+        "structure names and what shows them in mask pictures: a colour, grey level or palette index, such as "
+        "{lung: '#00ff00'} or {lung: 128}; `background` may be named too; empty: masks are black and white",
+    )
+    picture_channels: Literal["auto", "grey", "rgb"] = setting(
+        "auto", "pictures as one grey channel, or red, green and blue; auto: colours where most pictures have them"
     )
     grid: GridConfig = GridConfig()
     split: SplitConfig = SplitConfig()
     rows_per_group: PositiveInt = setting(32, "slices a Parquet row group", "slices")
     codec: Literal["zstd", "lz4"] = setting("zstd", "blosc2 codec of the pixels")
     level: Annotated[int, Field(ge=1, le=9)] = setting(1, "compression level of the codec")
+
+    @field_validator("mask_colours")
+    @classmethod
+    def _are_colours(cls, table: dict[str, int | str] | None) -> dict[str, int | str] | None:
+        return None if table is None else colour_table(table)
 
 
 class NetConfig(Section):
@@ -165,14 +225,18 @@ class SamplingConfig(Section):
 class TrainConfig(Section):
     """A training run."""
 
-    shards: str | None = setting(None, "folder of shards written by segray ingest")
+    shards: str | None = setting(
+        None, "shards written by segray ingest; or a folder of labelled cases, which every epoch reads again (slower)"
+    )
     run: str | None = setting(None, "run folder to create")
     epochs: PositiveInt = setting(50, "passes over the training slices", "epochs")
     minutes: NonNegative = setting(
         0.0, "wall-clock limit: the last epoch ends before it, and the schedule fits it; 0: no limit", "minutes"
     )
     batch_size: PositiveInt = setting(16, "slices a worker and step", "slices")
-    precision: Literal["bf16", "float32"] = setting("bf16", "arithmetic of the forward pass (autocast)")
+    precision: Precision = setting(
+        "auto", "arithmetic of the forward pass (autocast); auto: bf16 where the device has it, else float32"
+    )
     workers: PositiveInt = setting(1, "training workers; each takes a GPU where there is one")
     cpus_per_worker: NonNegative = setting(
         0.0, "CPUs a worker takes; 0: what a node has, less a share for reading", "CPUs"
@@ -193,12 +257,19 @@ class PredictConfig(Section):
     )
     batch_slices: Count = setting(0, "slices a forward pass; 0: as many as fit `slab_mib`", "slices")
     slab_mib: PositiveInt = setting(384, "memory for the scores of a slab of slices", "MiB")
-    precision: Literal["bf16", "float32"] = setting("bf16", "arithmetic of the forward pass (autocast)")
+    precision: Precision = setting(
+        "auto", "arithmetic of the forward pass (autocast); auto: bf16 where the device has it, else float32"
+    )
     predictors: Count = setting(0, "Predictor actors; 0: one a GPU, or one a CPU node")
     cpus_per_predictor: NonNegative = setting(
         0.0, "CPUs a Predictor takes; 0: what a node has, less a share for reading", "CPUs"
     )
     gpu: Literal["auto", "yes", "no"] = setting("auto", "predict on GPUs; auto: where the cluster has them")
+    output: Literal["auto", "nifti", "png", "dicom-seg"] = setting(
+        "auto",
+        "masks as NIfTI, as PNG (pictures), or as DICOM SEG that refers to the series (DICOM); auto: PNG for pictures, "
+        "else NIfTI",
+    )
     retry_failed: bool = setting(False, "try the cases again that failed before")
     overwrite: bool = setting(False, "predict again what is there already")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segray.config import Config, Section, dump_config, known_keys, load_config, parse_config
@@ -83,6 +83,7 @@ def test_a_resolved_config_reads_back_equal(tmp_path: Path) -> None:
     assert load_config(path) == config
 
 
+@settings(deadline=None)
 @given(
     epochs=st.integers(1, 10**6),
     features=st.lists(st.integers(1, 2048), min_size=2, max_size=8),

@@ -19,7 +19,16 @@ def step_seed(seed: int, epoch: int, rank: int, step: int) -> int:
 
 
 def augment(
-    images: Tensor, labels: Tensor, config: AugmentConfig, *, span: float, seed: int, epoch: int, rank: int, step: int
+    images: Tensor,
+    labels: Tensor,
+    config: AugmentConfig,
+    *,
+    span: float,
+    seed: int,
+    epoch: int,
+    rank: int,
+    step: int,
+    overlapping: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """A changed batch; the same numbers give the same batch, whatever ran before.
 
@@ -27,14 +36,15 @@ def augment(
     lowest value (air in CT) and background.
 
     Args:
-        images: (n, 1, H, W) float32, normalised; not changed.
-        labels: (n, H, W) integer channel indices; not changed.
+        images: (n, c, H, W) float32, normalised; not changed. All channels of a slice are changed alike.
+        labels: (n, H, W) integer channel indices, or bit fields; not changed.
         config: probabilities and strengths.
         span: width of the input range, which brightness and noise are shares of (``Normalisation.span``).
         seed: seed of the run.
         epoch: number of the epoch.
         rank: number of the worker.
         step: number of the step.
+        overlapping: the labels are bit fields.
 
     Returns:
         Images and labels of the same shapes and types.
@@ -44,7 +54,7 @@ def augment(
     generator = torch.Generator().manual_seed(step_seed(seed, epoch, rank, step))
     matrices, moved = draw_affines(config, len(images), images.shape[-2:], generator)
     if moved.any():
-        images, labels = _resample(images, labels, matrices, moved)
+        images, labels = _resample(images, labels, matrices, moved, overlapping)
     return _change_intensity(images, config, span, generator), labels
 
 
@@ -74,21 +84,25 @@ def draw_affines(
     return torch.stack(rows, dim=1).float(), spatial | flip_x | flip_y
 
 
-def _resample(images: Tensor, labels: Tensor, matrices: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
+def _resample(
+    images: Tensor, labels: Tensor, matrices: Tensor, moved: Tensor, overlapping: bool
+) -> tuple[Tensor, Tensor]:
     """Apply the affines to the chosen slices: images bilinear, labels nearest, from one grid."""
     chosen = moved.nonzero()[:, 0].to(images.device)
     source = images[chosen]
     grid = functional.affine_grid(matrices[moved].to(images.device), list(source.shape), align_corners=False)
-    lowest = source.amin(dim=(1, 2, 3), keepdim=True)
+    lowest = source.amin(dim=(2, 3), keepdim=True)
     # grid_sample pads with 0: with the lowest value subtracted, 0 is air.
     moved_images = functional.grid_sample(source - lowest, grid, mode="bilinear", align_corners=False) + lowest
-    indices = labels[chosen][:, None].float()
-    moved_labels = functional.grid_sample(indices, grid, mode="nearest", align_corners=False)[:, 0]
+    # float32 holds 24 bits.
+    exact = torch.float64 if overlapping and labels.dtype == torch.int32 else torch.float32
+    indices = labels[chosen][:, None].to(exact)
+    moved_labels = functional.grid_sample(indices, grid.to(exact), mode="nearest", align_corners=False)[:, 0]
     return images.index_copy(0, chosen, moved_images), labels.index_copy(0, chosen, moved_labels.to(labels.dtype))
 
 
 def _change_intensity(images: Tensor, config: AugmentConfig, span: float, generator: torch.Generator) -> Tensor:
-    """Contrast about the mean, brightness, gamma over the slice's own range, and noise, on the chosen slices."""
+    """Contrast about the mean, brightness, gamma over the channel's own range, and noise, on the chosen slices."""
     draws = torch.rand(len(images), 5, generator=generator)
     noise_seed = int(torch.randint(2**62, (1,), generator=generator))
     picked = draws[:, 0] < config.intensity
@@ -98,12 +112,12 @@ def _change_intensity(images: Tensor, config: AugmentConfig, span: float, genera
     contrast, brightness, gamma, noise = draws[picked, 1:].to(images.device)[:, :, None, None, None].unbind(1)
     values = images[chosen]
     if config.gamma > 0:
-        lowest, highest = values.amin(dim=(1, 2, 3), keepdim=True), values.amax(dim=(1, 2, 3), keepdim=True)
+        lowest, highest = values.amin(dim=(2, 3), keepdim=True), values.amax(dim=(2, 3), keepdim=True)
         width = (highest - lowest).clamp(min=1e-6)
         exponent = 1.0 + config.gamma * (2.0 * gamma - 1.0)
         values = values.sub_(lowest).div_(width).clamp_(min=0.0).pow_(exponent).mul_(width).add_(lowest)
     if config.contrast > 0:
-        mean = values.mean(dim=(1, 2, 3), keepdim=True)
+        mean = values.mean(dim=(2, 3), keepdim=True)
         values = values.sub_(mean).mul_(1.0 + config.contrast * (2.0 * contrast - 1.0)).add_(mean)
     values = values.add_(config.brightness * span * (2.0 * brightness - 1.0))
     if config.noise > 0:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segray.config import Precision
+from segray.engine.precision import resolve_precision
 from segray.nets.unet import ConvUnit, UNet, fold_batch_norm
 
 _FUSED = {nn.ReLU: ("relu", []), nn.LeakyReLU: ("leaky_relu", [0.01])}
@@ -24,11 +26,11 @@ class ForwardPass:
         fused: True where activations are part of the convolutions (CPU only).
     """
 
-    def __init__(self, network: UNet, device: torch.device, precision: str) -> None:
+    def __init__(self, network: UNet, device: torch.device, precision: Precision) -> None:
         folded = fold_batch_norm(network).to(device)
         units = [unit for unit in folded.modules() if isinstance(unit, ConvUnit)]
         is_folded = all(isinstance(unit.norm, nn.Identity) for unit in units)
-        low = precision == "bf16"
+        low = resolve_precision(precision, device) == "bf16"
         if low and is_folded:
             folded = folded.to(torch.bfloat16)
         self.network: nn.Module = folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segray.case import Volume, voxel_statistics
+from segray.case import Volume, channel_volumes, voxel_statistics
 from segray.config import PredictConfig
 from segray.engine.inference import ForwardPass
 from segray.errors import CaseError, UsageError
 from segray.grid import Grid, Placement, fill_value, plan_prediction
 from segray.nets.bundle import Bundle
-from segray.resample import LABELS_AT_ONCE, place_slab, scores_to_labels
+from segray.resample import LABELS_AT_ONCE, place_slab, scores_to_bits, scores_to_labels
 
 CPU_PIXELS = 256 * 256
 """Pixels a forward pass on a CPU: more slices at once fall out of the cache. Measured at 256x256 with 32..512
@@ -50,10 +50,8 @@ class Predictor:
             threads: CPU threads of torch in this process; None leaves them as they are.
 
         Raises:
-            UsageError: a GPU is asked for and there is none, or the bundle's network has more than one input.
+            UsageError: a GPU is asked for and there is none.
         """
-        if bundle.in_channels != 1:
-            raise UsageError(f"The bundle's network takes {bundle.in_channels} input channels; segray predicts with 1.")
         if threads is not None:
             torch.set_num_threads(max(threads, 1))
         self.bundle, self.device = bundle, choose_device(device, config.gpu)
@@ -63,31 +61,34 @@ class Predictor:
         self._stride, self._width = network.stride, network.features[0]
         self._forward = ForwardPass(network, self.device, config.precision)
         self._channels = bundle.label_map.channels
+        self._overlapping = bundle.label_map.overlapping
 
     def predict(self, voxels: Volume, spacing: tuple[float, float, float]) -> NDArray[Any]:
         """Label indices of a case.
 
         Args:
-            voxels: (z, y, x), LPS, any real type; int16 and float32 are used as they are.
+            voxels: (z, y, x), or (z, c, y, x) with several channels, LPS, any real type; int16 and float32 are used
+                as they are.
             spacing: (z, y, x) mm.
 
         Returns:
-            (z, y, x) channel indices on the case's own grid: uint8, or uint16 for more than 256 channels.
+            (z, y, x) channel indices on the case's own grid: uint8, or uint16 for more than 256 channels; of a bundle
+            with overlapping labels bit fields, bit k where the score of structure k is above 0.
 
         Raises:
-            CaseError: the voxels are no volume, or do not fit the bundle's grid.
+            CaseError: the voxels are no volume, have other channels than the bundle's network, or do not fit its grid.
         """
-        if voxels.ndim != 3 or 0 in voxels.shape:
-            raise CaseError(f"A case of shape {voxels.shape} is no volume (z, y, x).")
+        channels = self._channel_volumes(voxels)
         begin = time.perf_counter()
-        depth, height, width = voxels.shape
-        grid = replace(self.bundle.grid, fill=fill_value(voxels))
-        placement = plan_prediction((depth, height, width), spacing, grid, self._stride)
-        statistics = voxel_statistics(voxels) if self.bundle.normalisation.mode == "case" else (0.0, 1.0)
-        out = np.empty(voxels.shape, np.uint8 if self._channels <= 256 else np.uint16)
+        depth, height, width = channels[0].shape
+        grids = [replace(self.bundle.grid, fill=fill_value(volume)) for volume in channels]
+        placement = plan_prediction((depth, height, width), spacing, grids[0], self._stride)
+        by_case = self.bundle.normalisation.mode == "case"
+        statistics = [voxel_statistics(volume) if by_case else (0.0, 1.0) for volume in channels]
+        out = np.empty((depth, height, width), self._type())
         clock = _Clock(self.device)
         with torch.inference_mode():
-            self._fill(out, voxels, (grid, placement), statistics, clock)
+            self._fill(out, channels, _Where(grids, placement, statistics), clock)
         self.last_seconds = clock.seconds() | {"total": time.perf_counter() - begin}
         return out
 
@@ -106,24 +107,41 @@ class Predictor:
         grid = self.bundle.grid
         y, x = grid.spacing or (1.0, 1.0)
         before = self.last_seconds
-        self.predict(np.full((1, *grid.size), round(grid.fill), dtype=np.int16), (1.0, y, x))
+        shape = (1, *((self.bundle.in_channels,) if self.bundle.in_channels > 1 else ()), *grid.size)
+        self.predict(np.full(shape, round(grid.fill), dtype=np.int16), (1.0, y, x))
         self.last_seconds = before
+
+    def _channel_volumes(self, voxels: Volume) -> list[Volume]:
+        if voxels.ndim not in (3, 4) or 0 in voxels.shape:
+            raise CaseError(f"A case of shape {voxels.shape} is no volume (z, y, x).")
+        channels = channel_volumes(voxels)
+        if len(channels) != self.bundle.in_channels:
+            names = f" ({', '.join(self.bundle.channels)})" if self.bundle.channels else ""
+            raise CaseError(
+                f"Channels of the case: {len(channels)}; of the bundle's network: {self.bundle.in_channels}{names}.",
+                mend="Predict cases with the channels of the training.",
+            )
+        return channels
+
+    def _type(self) -> np.dtype[Any]:
+        if self._overlapping:
+            return self.bundle.label_map.dtype
+        return np.dtype(np.uint8 if self._channels <= 256 else np.uint16)
 
     def _fill(
         self,
         out: NDArray[Any],
-        voxels: Volume,
-        where: tuple[Grid, Placement],
-        statistics: tuple[float, float],
+        channels: Sequence[Volume],
+        where: _Where,
         clock: _Clock,
     ) -> None:
-        step, start = self.slices_at_once(where[1].canvas), 0
+        step, start = self.slices_at_once(where.placement.canvas), 0
         # On a GPU the labels stay there to the end, so that no slab waits for a transfer.
         pieces: list[Tensor] = []
-        while start < len(voxels):
-            stop = min(start + step, len(voxels))
+        while start < len(out):
+            stop = min(start + step, len(out))
             try:
-                labels = self._slab(voxels[start:stop], where, statistics, clock)
+                labels = self._slab([volume[start:stop] for volume in channels], where, clock)
             except torch.OutOfMemoryError as error:
                 if step == 1:
                     raise CaseError(
@@ -140,20 +158,30 @@ class Predictor:
         if pieces:
             np.copyto(out, torch.cat(pieces).cpu().numpy(), casting="unsafe")
 
-    def _slab(
-        self, voxels: Volume, where: tuple[Grid, Placement], statistics: tuple[float, float], clock: _Clock
-    ) -> Tensor:
-        """(n, y, x) voxels to (n, y, x) label indices, on the device."""
-        grid, placement = where
+    def _slab(self, channels: Sequence[Volume], where: _Where, clock: _Clock) -> Tensor:
+        """(n, y, x) voxels of every channel to (n, y, x) label indices, on the device."""
         with clock.stage("place"):
-            dtype = np.int16 if voxels.dtype == np.int16 else np.float32
-            slab = place_slab(np.require(voxels, dtype=dtype, requirements=["C", "W"]), placement, grid, self.device)
-            mean, sd = (torch.full((len(slab),), value, device=self.device) for value in statistics)
-            images = self.bundle.normalisation.apply(slab, mean, sd)
+            dtype = np.int16 if channels[0].dtype == np.int16 else np.float32
+            placed = [
+                place_slab(np.require(one, dtype=dtype, requirements=["C", "W"]), where.placement, grid, self.device)
+                for one, grid in zip(channels, where.grids, strict=True)
+            ]
+            slab = placed[0] if len(placed) == 1 else torch.stack(placed, dim=1)
+            mean, sd = torch.tensor(where.statistics, device=self.device).T[:, None].expand(2, len(slab), -1)
+            images = self.bundle.normalisation.apply(slab, mean.contiguous(), sd.contiguous())
         with clock.stage("forward"):
             scores = self._forward(images)
         with clock.stage("labels"):
-            return labels_of_scores(scores, placement)
+            return (scores_to_bits if self._overlapping else labels_of_scores)(scores, where.placement)
+
+
+@dataclass(frozen=True)
+class _Where:
+    """How a case lies on the canvas, and what its channels hold: grid with fill value, mean and sd of each."""
+
+    grids: Sequence[Grid]
+    placement: Placement
+    statistics: Sequence[tuple[float, float]]
 
 
 def labels_of_scores(scores: Tensor, placement: Placement) -> Tensor:

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from segray import storage
 from segray.config import Config, OptimConfig
 from segray.engine.augment import augment, step_seed
+from segray.engine.precision import resolve_precision
 from segray.engine.schedule import learning_rate
 from segray.errors import SegrayError
 from segray.nets.losses import LossParts, segmentation_loss
 from segray.nets.normalise import Normalisation
+from segray.nets.sigmoid_loss import overlapping_loss
 
 NO_LIMIT = math.inf
 
@@ -31,10 +33,10 @@ class Batch:
     """Slices on their device.
 
     Attributes:
-        images: (n, H, W) int16 or float32, voxel values as the shards hold them.
-        labels: (n, H, W) uint8 or int32 channel indices.
-        mean: (n) float32, mean of each slice's case.
-        sd: (n) float32, standard deviation of each slice's case.
+        images: (n, H, W) or (n, c, H, W) int16 or float32, voxel values as the shards hold them.
+        labels: (n, H, W) uint8 or int32 channel indices, or bit fields.
+        mean: (n) or (n, c) float32, mean of each slice's case.
+        sd: (n) or (n, c) float32, standard deviation of each slice's case.
         case_ids: n case ids.
     """
 
@@ -60,6 +62,7 @@ class Batch:
         if images.dtype not in (np.int16, np.float32):
             images = images.astype(np.float32)
         if labels.dtype != np.uint8:
+            # The bits of a uint32 stay what they are.
             labels = labels.astype(np.int32)
         return cls(
             _to_device(images, target),
@@ -101,6 +104,8 @@ class Trainer:
         model: what the forward pass calls: the network, or what ``wrap`` made of it.
         normalisation: voxel values to network input.
         device: where everything lies.
+        overlapping: labels are bit fields.
+        precision: bf16 or float32, of the forward pass.
     """
 
     def __init__(
@@ -112,9 +117,13 @@ class Trainer:
         device: torch.device | str,
         rank: int = 0,
         wrap: Callable[[nn.Module], nn.Module] | None = None,
+        overlapping: bool = False,
     ) -> None:
-        """Move the network to the device; ``wrap`` may put DistributedDataParallel around it."""
-        self.config, self.normalisation, self.rank = config, normalisation, rank
+        """Move the network to the device; ``wrap`` may put DistributedDataParallel around it.
+
+        With ``overlapping`` labels are bit fields, and each output of the network is a structure by itself.
+        """
+        self.config, self.normalisation, self.rank, self.overlapping = config, normalisation, rank, overlapping
         self.device = torch.device(device)
         self.network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = wrap(self.network) if wrap is not None else self.network
@@ -122,6 +131,7 @@ class Trainer:
         self._parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         self._statistics = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
         self._has_dropout = config.net.dropout > 0
+        self.precision = resolve_precision(config.train.precision, self.device)
 
     def step(self, batch: Batch, *, epoch: int, step: int, progress: float) -> StepResult:
         """Augment, forward, backward, update.
@@ -182,6 +192,7 @@ class Trainer:
                 epoch=epoch,
                 rank=self.rank,
                 step=step,
+                overlapping=self.overlapping,
             )
         if self._has_dropout:
             # Dropout draws from torch's global generator; a resumed run must draw the same.
@@ -189,10 +200,10 @@ class Trainer:
         return images.contiguous(memory_format=torch.channels_last), labels
 
     def _forward(self, images: Tensor, labels: Tensor) -> LossParts:
-        low = self.config.train.precision == "bf16"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
             logits = self.model(images)
-        return segmentation_loss(logits, labels, self.config.loss)
+        loss = overlapping_loss if self.overlapping else segmentation_loss
+        return loss(logits, labels, self.config.loss)
 
     def _restore_statistics(self, before: Tensor | None) -> None:
         if before is None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from segray.config import Precision
+from segray.engine.precision import resolve_precision
 from segray.engine.trainer import Batch
 from segray.nets.normalise import Normalisation
+from segray.nets.sigmoid_loss import bits_of
 
 
 def count_batch(logits: Tensor, labels: Tensor, case_index: Tensor, counts: Tensor) -> None:
@@ -29,6 +32,21 @@ def count_batch(logits: Tensor, labels: Tensor, case_index: Tensor, counts: Tens
     counts[..., 2] += torch.bincount((base + predicted).flatten(), minlength=size).view(cases, channels)
 
 
+def count_overlapping_batch(logits: Tensor, labels: Tensor, case_index: Tensor, counts: Tensor) -> None:
+    """As :func:`count_batch` for structures that may overlap; the first row of a case, the background, stays as it is.
+
+    Args:
+        logits: (n, L, H, W) scores; a structure is where its score is above 0.
+        labels: (n, H, W) bit fields.
+        case_index: (n) int64, the row of ``counts`` that a slice belongs to.
+        counts: (cases, L + 1, 3) int64; changed in place.
+    """
+    predicted = logits > 0
+    truth = bits_of(labels, logits.shape[1], 1).bool()
+    of_slices = torch.stack([area.sum((2, 3)) for area in (predicted & truth, truth, predicted)], dim=-1)
+    counts[:, 1:].index_add_(0, case_index, of_slices)
+
+
 def dice_of_counts(counts: Tensor) -> Tensor:
     """(cases, L, 3) counts to (cases, L) float64 Dice, 2 overlap / (truth + predicted); NaN where both are empty."""
     overlap, truth, predicted = counts.double().unbind(-1)
@@ -39,10 +57,18 @@ class Validator:
     """Forward passes without gradient that add to counts."""
 
     def __init__(
-        self, network: nn.Module, normalisation: Normalisation, device: torch.device | str, precision: str = "bf16"
+        self,
+        network: nn.Module,
+        normalisation: Normalisation,
+        device: torch.device | str,
+        precision: Precision = "auto",
+        *,
+        overlapping: bool = False,
     ) -> None:
+        """``overlapping``: labels are bit fields, and :func:`count_overlapping_batch` counts."""
         self._network, self._normalisation = network, normalisation
-        self._device, self._low = torch.device(device), precision == "bf16"
+        self._count = count_overlapping_batch if overlapping else count_batch
+        self._device, self._low = torch.device(device), resolve_precision(precision, device) == "bf16"
 
     @torch.inference_mode()
     def add(self, batch: Batch, case_index: Tensor, counts: Tensor) -> None:
@@ -51,4 +77,4 @@ class Validator:
         images = self._normalisation.apply(batch.images, batch.mean, batch.sd)
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._low):
             logits = self._network(images.contiguous(memory_format=torch.channels_last))
-        count_batch(logits, batch.labels, case_index.to(self._device), counts)
+        self._count(logits, batch.labels, case_index.to(self._device), counts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from segray.evaluation.counting import Counts, count_pair
+from segray.evaluation.counting import Counts, count_case, count_pair
 from segray.evaluation.metrics import METRICS, case_metrics, case_rows
 from segray.evaluation.statistics import StructureStatistics, structure_statistics
 from segray.evaluation.tables import overall, read_table, summarise, write_table
@@ -13,6 +13,7 @@ __all__ = [
     "StructureStatistics",
     "case_metrics",
     "case_rows",
+    "count_case",
     "count_pair",
     "overall",
     "read_table",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segray.case import Volume
+from segray.case import LabelMap, Volume
 from segray.errors import CaseError
 
 CHUNK = 1 << 18
@@ -61,6 +61,51 @@ def count_pair(truth: Volume, predicted: Volume, channels: int) -> Counts:
     if channels <= _PACKED_CHANNELS:
         return _count_packed(truth, predicted, channels)
     return _count_apart(truth, predicted, channels)
+
+
+def count_overlapping(truth: Volume, predicted: Volume, structures: int) -> Counts:
+    """Count as :func:`count_pair` in bit fields; channel 0 holds the voxels without any structure.
+
+    Args:
+        truth: bit fields, bit k for structure k, any unsigned dtype, any shape.
+        predicted: as ``truth``, with the same shape.
+        structures: bits in use.
+
+    Raises:
+        CaseError: the shapes differ, a dtype is no integer, or another bit is set.
+    """
+    _check_pair(truth, predicted)
+    counts = Counts(*(np.zeros(structures + 1, dtype=np.int64) for _ in range(3)))
+    key = np.dtype(np.uint16 if structures <= 8 else np.uint32 if structures <= 16 else np.uint64)
+    half = key.type(4 * key.itemsize)
+    for true, guess in pair_chunks(truth, predicted):
+        check_indices(true, 1 << structures, "truth")
+        check_indices(guess, 1 << structures, "prediction")
+        keys = (true.astype(key) << half) | guess
+        ends = run_ends(keys)
+        lengths = np.diff(ends, prepend=-1)
+        true, guess = keys[ends] >> half, keys[ends] & key.type((1 << int(half)) - 1)
+        for total, fields, nothing in (
+            (counts.truth, true, true == 0),
+            (counts.predicted, guess, guess == 0),
+            (counts.tp, true & guess, (true | guess) == 0),
+        ):
+            total[0] += lengths[nothing].sum()
+            total[1:] += sums_of_bits(fields, lengths, structures).astype(np.int64)
+    return counts
+
+
+def count_case(truth: Volume, predicted: Volume, label_map: LabelMap) -> Counts:
+    """Count indices, or bit fields where the label map is overlapping. Raises CaseError as :func:`count_pair`."""
+    if label_map.overlapping:
+        return count_overlapping(truth, predicted, len(label_map.names))
+    return count_pair(truth, predicted, label_map.channels)
+
+
+def sums_of_bits(fields: NDArray[Any], weights: NDArray[Any], structures: int) -> NDArray[np.float64]:
+    """(structures,) sums of ``weights`` (n,) over the bit fields (n,) in which a structure's bit is set."""
+    found = [weights[(fields >> fields.dtype.type(number) & 1) > 0].sum() for number in range(structures)]
+    return np.array(found, dtype=np.float64)
 
 
 def pair_chunks(first: Volume, second: Volume) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from segray.case import LabelMap, Volume
 from segray.errors import CaseError
-from segray.evaluation.counting import check_indices, pair_chunks, run_ends
+from segray.evaluation.counting import check_indices, pair_chunks, run_ends, sums_of_bits
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class StructureStatistics:
         return {**volumes, **means}
 
 
-def structure_statistics(voxels: Volume, indices: Volume, channels: int, voxel_ml: float) -> StructureStatistics:
+def structure_statistics(
+    voxels: Volume, indices: Volume, channels: int, voxel_ml: float, *, overlapping: bool = False
+) -> StructureStatistics:
     """Volume in ml and mean voxel value of every structure, exact for integer voxels.
 
     Sums runs of equal labels with ``np.add.reduceat``, chunk by chunk in memory order: nothing of the size of the
@@ -41,9 +43,10 @@ def structure_statistics(voxels: Volume, indices: Volume, channels: int, voxel_m
 
     Args:
         voxels: (z, y, x), any real dtype; HU for CT.
-        indices: (z, y, x) channel indices 0..channels-1, any integer dtype.
-        channels: structures and background.
+        indices: (z, y, x) channel indices 0..channels-1, any integer dtype; or bit fields.
+        channels: structures and background; of bit fields the structures.
         voxel_ml: volume of a voxel in ml.
+        overlapping: the indices are bit fields.
 
     Raises:
         CaseError: the shapes differ, or an index lies outside 0..channels-1.
@@ -56,13 +59,20 @@ def structure_statistics(voxels: Volume, indices: Volume, channels: int, voxel_m
     sums = np.zeros(channels, dtype=np.float64)
     exact = np.int64 if voxels.dtype.kind in "iub" else np.float64
     for values, labels in pair_chunks(voxels, indices):
-        check_indices(labels, channels, "mask")
+        check_indices(labels, 1 << channels if overlapping else channels, "mask")
         ends = run_ends(labels)
         starts = np.concatenate(([0], ends[:-1] + 1))
-        of_run = labels[ends].astype(np.int64)
         lengths = np.diff(ends, prepend=-1)
+        if overlapping:
+            runs = np.add.reduceat(values, starts, dtype=exact)
+            counts += sums_of_bits(labels[ends], lengths, channels).astype(np.int64)
+            sums += sums_of_bits(labels[ends], runs, channels)
+            continue
+        of_run = labels[ends].astype(np.int64)
         counts += np.bincount(of_run, weights=lengths, minlength=channels).astype(np.int64)
         sums += np.bincount(of_run, weights=np.add.reduceat(values, starts, dtype=exact), minlength=channels)
+    if not overlapping:
+        counts, sums = counts[1:], sums[1:]
     means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-    volumes = np.asarray(counts[1:] * float(voxel_ml), dtype=np.float64)
-    return StructureStatistics(voxels=counts[1:], volume_ml=volumes, mean_hu=means[1:])
+    volumes = np.asarray(counts * float(voxel_ml), dtype=np.float64)
+    return StructureStatistics(voxels=counts, volume_ml=volumes, mean_hu=means)

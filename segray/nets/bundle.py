@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -33,7 +33,7 @@ class Bundle:
 
     Attributes:
         net: the network's config.
-        in_channels: input channels (1: a slice).
+        in_channels: input channels: the channels of a slice.
         label_map: what the output channels mean.
         grid: the in-plane grid of the slices that the network learnt from.
         normalisation: voxel values to network input.
@@ -43,6 +43,7 @@ class Bundle:
         split: case ids by ``train``, ``validation``, ``test``.
         provenance: where it comes from: run, shards, date.
         version: the segray that wrote it.
+        channels: names of the input channels; () for one without a name.
         bundle_id: short SHA-256 of weights and description; empty before it is saved.
     """
 
@@ -57,6 +58,7 @@ class Bundle:
     split: dict[str, list[str]] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     version: str = ""
+    channels: tuple[str, ...] = ()
     bundle_id: str = ""
 
     def network(self) -> UNet:
@@ -81,6 +83,7 @@ def save_bundle(
     grid: Grid,
     normalisation: Normalisation,
     in_channels: int = 1,
+    channels: Sequence[str] = (),
     plane: str = "axial",
     metrics: dict[str, Any] | None = None,
     split: Mapping[str, list[str]] | None = None,
@@ -97,7 +100,9 @@ def save_bundle(
         "segray_version": version("segray"),
         "net": net.model_dump(mode="json"),
         "in_channels": in_channels,
+        "channels": list(channels),
         "label_map": dict(label_map.values),
+        "overlapping": label_map.overlapping,
         "grid": grid.to_dict(),
         "normalisation": normalisation.to_dict(),
         "plane": plane,
@@ -129,7 +134,10 @@ def load_bundle(folder: str) -> Bundle:
         return Bundle(
             net=NetConfig.model_validate(table["net"]),
             in_channels=int(table["in_channels"]),
-            label_map=LabelMap({str(name): int(value) for name, value in table["label_map"].items()}),
+            label_map=LabelMap(
+                {str(name): int(value) for name, value in table["label_map"].items()},
+                overlapping=bool(table.get("overlapping")),
+            ),
             grid=Grid.from_dict(table["grid"]),
             normalisation=Normalisation.from_dict(table["normalisation"]),
             weights=safetensors.torch.load(data),
@@ -138,6 +146,7 @@ def load_bundle(folder: str) -> Bundle:
             split={str(name): [str(case) for case in cases] for name, cases in table["split"].items()},
             provenance=dict(table["provenance"]),
             version=str(table["segray_version"]),
+            channels=tuple(str(name) for name in table.get("channels", ())),
             bundle_id=_identity(data, text),
         )
     except (KeyError, TypeError, ValueError, AttributeError, ValidationError, SafetensorError) as error:

@@ -11,6 +11,8 @@ from torch import Tensor
 from segray.config import IntensityConfig
 from segray.errors import UsageError
 
+Number = float | tuple[float, ...]
+
 CASE_SPAN = 6.0
 """The input range of mode case: plus and minus three standard deviations."""
 
@@ -27,19 +29,21 @@ class Normalisation:
         hi: highest value that is kept.
         mean: mean of the foreground, in mode foreground.
         sd: standard deviation of the foreground, in mode foreground.
+
+    In mode foreground lo, hi, mean and sd are tuples where the images have several channels, an entry a channel.
     """
 
     mode: Literal["window", "foreground", "case"]
-    lo: float = -1000.0
-    hi: float = 1000.0
-    mean: float = 0.0
-    sd: float = 1.0
+    lo: Number = -1000.0
+    hi: Number = 1000.0
+    mean: Number = 0.0
+    sd: Number = 1.0
 
     @classmethod
     def from_config(
-        cls, config: IntensityConfig, *, lo: float = 0.0, hi: float = 1.0, mean: float = 0.0, sd: float = 1.0
+        cls, config: IntensityConfig, *, lo: Number = 0.0, hi: Number = 1.0, mean: Number = 0.0, sd: Number = 1.0
     ) -> Normalisation:
-        """The normalisation of a config; the keywords are the foreground statistics that ingest left.
+        """The normalisation of a config; the keywords are the foreground statistics that ingest left (a channel).
 
         Args:
             config: mode and window.
@@ -52,39 +56,51 @@ class Normalisation:
             return cls("window", *config.window)
         if config.mode == "case":
             return cls("case")
-        if hi <= lo:
-            raise UsageError(
-                f"The foreground of the shards has no spread of values ({lo:g} to {hi:g}).",
-                mend="Use intensity.mode=window, or case.",
-            )
+        for low, high in zip(_each(lo), _each(hi), strict=True):
+            if high <= low:
+                raise UsageError(
+                    f"The foreground of the shards has no spread of values ({low:g} to {high:g}).",
+                    mend="Use intensity.mode=window, or case.",
+                )
         return cls("foreground", lo, hi, mean, sd)
 
     @property
     def span(self) -> float:
-        """The width of the input range, which augmentation strengths are shares of."""
+        """The width of the input range, which augmentation strengths are shares of; the mean over channels."""
         if self.mode == "window":
             return 2.0
-        return (self.hi - self.lo) / max(self.sd, 1e-8) if self.mode == "foreground" else CASE_SPAN
+        if self.mode == "case":
+            return CASE_SPAN
+        spans = [
+            (hi - lo) / max(sd, 1e-8) for lo, hi, sd in zip(_each(self.lo), _each(self.hi), _each(self.sd), strict=True)
+        ]
+        return sum(spans) / len(spans)
 
     def apply(self, images: Tensor, case_mean: Tensor, case_sd: Tensor) -> Tensor:
         """Normalise slices.
 
         Args:
-            images: (n, H, W), int16 or float32.
-            case_mean: (n) float32, mean of the slice's case; used in mode case.
-            case_sd: (n) float32, standard deviation of the slice's case; used in mode case.
+            images: (n, H, W) or (n, c, H, W), int16 or float32.
+            case_mean: (n) or (n, c) float32, mean of the slice's case; used in mode case.
+            case_sd: (n) or (n, c) float32, standard deviation of the slice's case; used in mode case.
 
         Returns:
-            (n, 1, H, W) float32, a new tensor.
+            (n, c, H, W) float32, a new tensor; c is 1 for (n, H, W).
         """
-        values = images[:, None].to(torch.float32, copy=True)
+        values = (images[:, None] if images.ndim == 3 else images).to(torch.float32, copy=True)
         if self.mode == "case":
             scale = 1.0 / case_sd.float().clamp(min=1e-6)
-            return values.sub_(case_mean.float()[:, None, None, None]).mul_(scale[:, None, None, None])
-        values.clamp_(self.lo, self.hi)
-        if self.mode == "window":
-            return values.sub_((self.hi + self.lo) / 2.0).mul_(2.0 / (self.hi - self.lo))
-        return values.sub_(self.mean).mul_(1.0 / max(self.sd, 1e-8))
+            shape = (len(values), -1, 1, 1)
+            return values.sub_(case_mean.float().view(shape)).mul_(scale.view(shape))
+        channels = values.unbind(1) if isinstance(self.lo, tuple) else [values]
+        numbers = zip(*(_each(number) for number in (self.lo, self.hi, self.mean, self.sd)), strict=True)
+        for channel, (lo, hi, mean, sd) in zip(channels, numbers, strict=True):
+            channel.clamp_(lo, hi)
+            if self.mode == "window":
+                channel.sub_((hi + lo) / 2.0).mul_(2.0 / (hi - lo))
+            else:
+                channel.sub_(mean).mul_(1.0 / max(sd, 1e-8))
+        return values
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for bundle.json."""
@@ -94,9 +110,17 @@ class Normalisation:
     def from_dict(cls, table: dict[str, Any]) -> Normalisation:
         """The inverse of :meth:`to_dict`. Raises UsageError on missing or unknown entries."""
         try:
-            found = cls(table["mode"], *(float(table[key]) for key in ("lo", "hi", "mean", "sd")))
+            found = cls(table["mode"], *(_number(table[key]) for key in ("lo", "hi", "mean", "sd")))
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"The normalisation {table!r} is incomplete ({error}).") from error
         if found.mode not in ("window", "foreground", "case"):
             raise UsageError(f"The normalisation mode {found.mode!r} is none of window, foreground, case.")
         return found
+
+
+def _each(number: Number) -> tuple[float, ...]:
+    return number if isinstance(number, tuple) else (number,)
+
+
+def _number(value: Any) -> Number:
+    return tuple(float(item) for item in value) if isinstance(value, list) else float(value)

@@ -13,7 +13,7 @@ from segray.shards import ShardError
 
 Codec = Literal["zstd", "lz4"]
 
-DTYPES = ("int16", "float32", "uint8", "uint16")
+DTYPES = ("int16", "float32", "uint8", "uint16", "uint32")
 """The pixel types that a shard may hold."""
 
 BLOCK_BYTES = 128 * 1024
@@ -32,7 +32,7 @@ def encode_pixels(pixels: NDArray[Any], codec: Codec = "zstd", level: int = 1) -
     and compress best as they are.
 
     Args:
-        pixels: (H, W), of one of :data:`DTYPES`.
+        pixels: (H, W) or (c, H, W), of one of :data:`DTYPES`.
         codec: blosc2 codec.
         level: 1 (fast) to 9 (small).
 
@@ -45,9 +45,9 @@ def encode_pixels(pixels: NDArray[Any], codec: Codec = "zstd", level: int = 1) -
 
 
 def encode_slices(pixels: NDArray[Any], codec: Codec = "zstd", level: int = 1) -> list[bytes]:
-    """As :func:`encode_pixels` for each slice of (z, H, W), the same bytes, with one compressor for all of them.
+    """As :func:`encode_pixels` for each slice of (z, H, W) or (z, c, H, W), with one compressor for all of them.
 
-    On slices of 128 x 128 the setting up of a compressor takes as long as the compression.
+    The bytes are the same. On slices of 128 x 128 the setting up of a compressor takes as long as the compression.
     """
     if not pixels.size:
         return [encode_pixels(plane, codec, level) for plane in pixels]
@@ -78,6 +78,14 @@ def checksum(data: bytes | memoryview) -> int:
     return int(isal_zlib.crc32(data))
 
 
+def decoded_bytes(data: bytes | memoryview) -> int:
+    """The size of what a chunk says it holds. Raises ShardError where the bytes are no blosc2 chunk."""
+    try:
+        return int(blosc2.get_cbuffer_sizes(data)[0])
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ShardError(f"The pixels cannot be decompressed ({error}).", mend=MEND) from error
+
+
 def decode_pixels_into(data: bytes | memoryview, out: NDArray[Any], crc: int | None = None) -> None:
     """Decompress into the contiguous array ``out``; the GIL is released meanwhile.
 
@@ -86,10 +94,10 @@ def decode_pixels_into(data: bytes | memoryview, out: NDArray[Any], crc: int | N
     """
     if crc is not None and checksum(data) != crc:
         raise ShardError("The checksum is wrong: the file was damaged.", mend=MEND)
+    size = decoded_bytes(data)
+    if size != out.nbytes:
+        raise ShardError(f"{size} bytes are stored where {out.nbytes} are due.", mend=MEND)
     try:
-        size = int(blosc2.get_cbuffer_sizes(data)[0])
-        if size != out.nbytes:
-            raise ShardError(f"{size} bytes are stored where {out.nbytes} are due.", mend=MEND)
         blosc2.decompress2(data, dst=out, **_ONE_THREAD)
     except (RuntimeError, ValueError, TypeError) as error:
         raise ShardError(f"The pixels cannot be decompressed ({error}).", mend=MEND) from error

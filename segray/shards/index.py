@@ -63,7 +63,7 @@ class SliceIndex:
         row: (n,) its row in the group.
         z: (n,) its place in the case.
         foreground: (n,) labelled pixels.
-        present: values and (n + 1,) offsets of the channel indices present in each slice.
+        present: values and (n + 1,) offsets of the structures present in each slice, numbered from 1.
     """
 
     parts: Sequence[PartEntry]
@@ -73,6 +73,16 @@ class SliceIndex:
     z: NDArray[np.int32]
     foreground: NDArray[np.int32]
     present: tuple[NDArray[np.int32], NDArray[np.int64]]
+
+    @property
+    def hollow(self) -> bool:
+        """True where the pixels are not in the parts, but made from the cases' files each time."""
+        return any(part.left_out for part in self.parts)
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Compressed bytes of all slices."""
+        return sum(part.left_out or part.bytes for part in self.parts)
 
     def cases(self, split: str) -> list[str]:
         """Case ids of a split."""
@@ -130,7 +140,7 @@ def _light_columns(folder: str, number: int, part: PartEntry) -> pa.Table:
             check_schema(file.schema_arrow, part.file)
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
             light = file.read(columns=INDEX_COLUMNS)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise ShardError(f"{part.file} cannot be read ({error}).", mend=MEND) from error
     group = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
     row = np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])
@@ -146,7 +156,7 @@ def load_index(folder: str, manifest: Manifest) -> SliceIndex:
         metadata = table.schema.metadata or {}
         if not table.schema.equals(INDEX_SCHEMA) or metadata.get(PARTS_KEY) != _digest(manifest.parts):
             raise ShardError("it names other parts than the manifest")
-    except (pa.ArrowException, ShardError) as error:
+    except (OSError, pa.ArrowException, ShardError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is damaged ({error}).", mend="Run segray ingest again.") from error
     present = table["present"].chunk(0) if table.num_rows else pa.array([], pa.list_(pa.int32()))
     part, group, row, z, foreground = (table[name].to_numpy() for name in ("part", "group", "row", "z", "foreground"))

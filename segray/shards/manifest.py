@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -115,6 +115,9 @@ class PartEntry:
         fingerprint: of the source files.
         recipe: hash of how they were turned into slices.
         notes: what the reader repaired or found odd.
+        left_out: compressed bytes of the pixels, where they are made from the case's files each time; 0: the part
+            holds them.
+        memory: bytes that making them takes.
     """
 
     case_id: str
@@ -126,17 +129,34 @@ class PartEntry:
     fingerprint: str
     recipe: str
     notes: list[str] = field(default_factory=list)
+    left_out: int = 0
+    memory: int = 0
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a shard folder holds."""
+    """What a shard folder holds.
+
+    Attributes:
+        label_map: the structures.
+        grid: of all slices.
+        intensity: of the foreground of the training cases, one a channel of the images.
+        parts: the cases.
+        recipe: how cases became slices.
+        channels: names of the channels; () for one channel without a name.
+    """
 
     label_map: LabelMap
     grid: Grid
-    intensity: IntensityStats
+    intensity: Sequence[IntensityStats]
     parts: Sequence[PartEntry]
     recipe: dict[str, Any] = field(default_factory=dict)
+    channels: Sequence[str] = ()
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of a slice."""
+        return max(len(self.channels), 1)
 
     @property
     def slices(self) -> int:
@@ -157,8 +177,10 @@ class Manifest:
         table = {
             "schema_version": SCHEMA_VERSION,
             "label_map": {"background": 0, **self.label_map.values},
+            "overlapping": self.label_map.overlapping,
             "grid": self.grid.to_dict(),
-            "intensity": asdict(self.intensity),
+            "channels": list(self.channels),
+            "intensity": [asdict(channel) for channel in self.intensity],
             "counts": {split: len(self.cases(split)) for split in SPLITS} | {"slices": self.slices},
             "recipe": self.recipe,
             "parts": [asdict(part) for part in self.parts],
@@ -180,11 +202,12 @@ def load_manifest(folder: str) -> Manifest:
                 mend="Run segray ingest again.",
             )
         return Manifest(
-            LabelMap.from_json(json.dumps(table["label_map"])),
+            replace(LabelMap.from_json(json.dumps(table["label_map"])), overlapping=bool(table.get("overlapping"))),
             Grid.from_dict(table["grid"]),
-            IntensityStats(**table["intensity"]),
+            [IntensityStats(**channel) for channel in table["intensity"]],
             [PartEntry(**part) for part in table["parts"]],
             table["recipe"],
+            [str(name) for name in table["channels"]],
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} is damaged ({error}).", mend="Run segray ingest again.") from error

@@ -13,15 +13,33 @@ from segray.errors import UsageError
 from segray.shards.index import SliceIndex, Visit
 
 
-def plan_epoch(index: SliceIndex, sampling: SamplingConfig, seed: int, epoch: int) -> list[Visit]:
+def plan_epoch(
+    index: SliceIndex, sampling: SamplingConfig, seed: int, epoch: int, *, together: bool = False
+) -> list[Visit]:
     """The visits of an epoch: training slices as the sampler weighs them, row groups in a new order.
 
     The number of slices is the same in every epoch.
+
+    Args:
+        index: the slices.
+        sampling: how they are weighed.
+        seed: of the order.
+        epoch: from 1.
+        together: the row groups of a case follow each other, in an order of their own: where a case is read from its
+            files, it is read once. With one row group a case this is the same order.
     """
     rng = np.random.default_rng([seed, epoch])
     slices = _chosen(index, sampling, rng)
     visits = index.visits(np.sort(slices))
-    return [visits[number] for number in rng.permutation(len(visits))]
+    mixed = rng.permutation(len(visits)).tolist()
+    if together:
+        # The place of its first group puts a case among the others: a long case comes no earlier than a short one.
+        places = np.argsort(mixed)
+        first: dict[str, int] = {}
+        for visit, place in zip(visits, places.tolist(), strict=True):
+            first.setdefault(visit.part, place)
+        mixed.sort(key=lambda number: first[visits[number].part])
+    return [visits[number] for number in mixed]
 
 
 def epoch_slices(index: SliceIndex, sampling: SamplingConfig) -> int:

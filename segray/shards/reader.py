@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -20,11 +21,17 @@ from numpy.typing import NDArray
 from segray import storage
 from segray.case import Volume
 from segray.shards import ShardError
-from segray.shards.codec import decode_pixels_into
+from segray.shards.codec import DTYPES, MEND, decode_pixels_into, decoded_bytes
 from segray.shards.index import SliceIndex, Visit
-from segray.shards.schema import PIXEL_COLUMNS, check_schema
+from segray.shards.schema import HOLLOW, PIXEL_COLUMNS, check_schema
 
 OPEN_FILES = 64
+
+MOST_BYTES = 1 << 29
+"""Bytes of one slice, all its channels: 16,384 x 16,384 pixels of int16."""
+
+ReadVisit = Callable[[str, Visit], pa.Table]
+"""Folder and visit to compressed rows, as :func:`read_visit` gives them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +42,21 @@ class CompressedSlice:
     z: int
     height: int
     width: int
+    channels: int
     dtype: str
     image: memoryview | bytes
     image_crc: int
     labels: memoryview | bytes | None
     labels_crc: int
     labels_dtype: str | None
-    mean: float
-    sd: float
+    mean: tuple[float, ...]
+    sd: tuple[float, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W), or (c, H, W) with several channels."""
+        plane = (self.height, self.width)
+        return plane if self.channels == 1 else (self.channels, *plane)
 
     @property
     def bytes(self) -> int:
@@ -60,10 +74,11 @@ class SliceBatch:
     """A dense batch.
 
     Attributes:
-        images: (n, H, W) int16 (or uint8, uint16) where all slices have it, else float32; not normalised.
-        labels: (n, H, W) channel indices, uint8 or uint16; 0 where a slice has no labels.
-        mean: (n,) float32, mean of the voxels of the slice's case.
-        sd: (n,) float32.
+        images: (n, H, W), or (n, c, H, W) with several channels; int16 (or uint8, uint16) where all slices have it,
+            else float32; not normalised.
+        labels: (n, H, W) channel indices, uint8 or uint16, or bit fields up to uint32; 0 where a slice has no labels.
+        mean: (n,) float32, mean of the voxels of the slice's case; (n, c) with several channels.
+        sd: as ``mean``.
         case_ids: n case ids.
         z: (n,) place of the slice in its case.
     """
@@ -96,6 +111,8 @@ class _OpenParts(threading.local):
                 )
             file = pq.ParquetFile(source, pre_buffer=False)
             check_schema(file.schema_arrow, visit.part)
+            if HOLLOW in (file.schema_arrow.metadata or {}):
+                raise ShardError(f"{visit.part} holds no pixels.", mend="Run segray ingest to write shards that do.")
         self._files[key] = file
         while len(self._files) > OPEN_FILES:
             self._files.popitem(last=False)
@@ -118,7 +135,7 @@ def read_visit(folder: str, visit: Visit) -> pa.Table:
         table = file.read_row_group(visit.group, columns=PIXEL_COLUMNS, use_threads=False)
         if visit.rows != tuple(range(table.num_rows)):
             table = table.take(list(visit.rows))
-    except (OSError, pa.ArrowException, IndexError) as error:
+    except (OSError, pa.ArrowException, IndexError, UnicodeDecodeError) as error:
         raise ShardError(f"{visit.part} cannot be read ({error}).", mend="Run segray ingest again.") from error
     return table
 
@@ -128,12 +145,28 @@ def slices_of(table: pa.Table) -> Iterator[CompressedSlice]:
     for batch in table.to_batches():
         columns = {name: batch.column(name) for name in PIXEL_COLUMNS}
         images, labels = _views(columns["image"]), _views(columns["labels"])
-        plain = [columns[name].to_pylist() for name in PIXEL_COLUMNS if name not in ("image", "labels")]
-        for (case_id, z, height, width, dtype, crc, labels_crc, labels_dtype, mean, sd), image, label in zip(
+        try:
+            plain = [columns[name].to_pylist() for name in PIXEL_COLUMNS if name not in ("image", "labels")]
+        except UnicodeDecodeError as error:
+            raise ShardError("A part holds text that is no UTF-8.", mend=MEND) from error
+        for (case_id, z, *shape, dtype, crc, labels_crc, labels_dtype, mean, sd), image, label in zip(
             zip(*plain, strict=True), images, labels, strict=True
         ):
+            height, width, channels = shape
             yield CompressedSlice(
-                case_id, z, height, width, dtype, image, crc, label, labels_crc or 0, labels_dtype, mean, sd
+                case_id,
+                z,
+                height,
+                width,
+                channels,
+                dtype,
+                image,
+                crc,
+                label,
+                labels_crc or 0,
+                labels_dtype,
+                tuple(mean or ()),
+                tuple(sd or ()),
             )
 
 
@@ -194,11 +227,13 @@ def decode_batch(slices: Sequence[CompressedSlice], threads: int = 1) -> SliceBa
         ShardError: a slice is damaged, or the slices differ in size.
     """
     first = slices[0]
-    shape = (len(slices), first.height, first.width)
+    for one in slices:
+        _check(one, first)
+    shape = (len(slices), *first.shape)
     dtypes = {one.dtype for one in slices}
     images = np.empty(shape, dtype=dtypes.pop() if len(dtypes) == 1 else "float32")
-    wide = any(one.labels_dtype == "uint16" for one in slices)
-    labels = np.empty(shape, dtype="uint16" if wide else "uint8")
+    label_dtypes = {one.labels_dtype for one in slices if one.labels_dtype}
+    labels = np.empty((len(slices), first.height, first.width), dtype=np.result_type("uint8", *label_dtypes))
 
     def decode(number: int) -> None:
         _decode_slice(slices[number], images[number], labels[number])
@@ -211,16 +246,38 @@ def decode_batch(slices: Sequence[CompressedSlice], threads: int = 1) -> SliceBa
     return SliceBatch(
         images,
         labels,
-        np.array([one.mean for one in slices], dtype=np.float32),
-        np.array([one.sd for one in slices], dtype=np.float32),
+        _moments([one.mean for one in slices], first.channels),
+        _moments([one.sd for one in slices], first.channels),
         [one.case_id for one in slices],
         np.array([one.z for one in slices], dtype=np.int32),
     )
 
 
+def _moments(values: Sequence[tuple[float, ...]], channels: int) -> NDArray[np.float32]:
+    """(n,), or (n, c) with several channels."""
+    return np.array(values, dtype=np.float32).reshape((len(values),) if channels == 1 else (len(values), channels))
+
+
+def _check(one: CompressedSlice, first: CompressedSlice) -> None:
+    """Refuse a row before its claims cost memory: a part from elsewhere may say anything. Raises ShardError."""
+    # Columns of a Parquet file may hold nulls, whatever the types say.
+    known: list[Any] = [one.case_id, one.z, one.height, one.width, one.channels, one.image, one.image_crc]
+    complete = None not in known and None not in (*one.mean, *one.sd)
+    if not complete or len(one.mean) != one.channels or len(one.sd) != one.channels or min(one.shape) < 1:
+        raise ShardError(f"{_where(one)} is incomplete.", mend=MEND)
+    if one.shape != first.shape:
+        raise ShardError(f"{_where(one)} is {'x'.join(map(str, one.shape))}, its batch {first.shape}.")
+    for data, dtype in ((one.image, one.dtype), (one.labels, one.labels_dtype)):
+        if data is None:  # only labels: an image without bytes was refused above
+            continue
+        if dtype not in DTYPES:
+            raise ShardError(f"{_where(one)} holds pixels of the type {str(dtype)[:20]!r}.", mend=MEND)
+        due = math.prod(one.shape if data is one.image else one.shape[-2:]) * np.dtype(dtype).itemsize
+        if due > MOST_BYTES or due != decoded_bytes(data):
+            raise ShardError(f"{_where(one)} does not hold the {due} bytes that it claims.", mend=MEND)
+
+
 def _decode_slice(one: CompressedSlice, image: NDArray[Any], labels: NDArray[Any]) -> None:
-    if (one.height, one.width) != image.shape:
-        raise ShardError(f"{_where(one)} is {one.height}x{one.width}, its batch {image.shape}.")
     try:
         _decode_as(one.image, one.dtype, one.image_crc, image)
         if one.labels is None or one.labels_dtype is None:
@@ -245,17 +302,23 @@ def _where(one: CompressedSlice) -> str:
 
 
 def iterate_batches(
-    folder: str, visits: Sequence[Visit], batch_size: int, *, threads: int = 1, mixer: Mixer | None = None
+    folder: str,
+    visits: Sequence[Visit],
+    batch_size: int,
+    *,
+    threads: int = 1,
+    mixer: Mixer | None = None,
+    read: ReadVisit = read_visit,
 ) -> Iterator[SliceBatch]:
     """Batches of ``batch_size`` (the last may be smaller) in this process; the next row group is read meanwhile."""
 
     def rows() -> Iterator[CompressedSlice]:
         with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
-            ahead = [pool.submit(read_visit, folder, visit) for visit in visits[:2]]
+            ahead = [pool.submit(read, folder, visit) for visit in visits[:2]]
             for number in range(len(visits)):
                 table = ahead.pop(0).result()
                 if number + 2 < len(visits):
-                    ahead.append(pool.submit(read_visit, folder, visits[number + 2]))
+                    ahead.append(pool.submit(read, folder, visits[number + 2]))
                 yield from slices_of(table)
 
     stream = mixer.mix(rows()) if mixer is not None else rows()
@@ -279,6 +342,7 @@ def read_case_volume(
 ) -> tuple[Volume, Volume]:
     """A 3D block, or a 2.5D stack, of a case: images and labels (z, H, W) for slices z0 to z1 (exclusive).
 
+    The images of several channels are (z, c, H, W).
     Only the row groups that hold these slices are read. Raises ShardError where the case has no such slice.
     """
     number = next((position for position, part in enumerate(index.parts) if part.case_id == case_id), -1)

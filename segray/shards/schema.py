@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from segray.shards import ShardError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 ROW = pa.schema(
     [
@@ -17,6 +17,7 @@ ROW = pa.schema(
         ("spacing", pa.list_(pa.float32(), 3)),
         ("height", pa.int32()),
         ("width", pa.int32()),
+        ("channels", pa.int32()),
         ("dtype", pa.string()),
         ("image", pa.binary()),
         ("image_crc", pa.uint32()),
@@ -25,17 +26,21 @@ ROW = pa.schema(
         ("labels_dtype", pa.string()),
         ("present", pa.list_(pa.int32())),
         ("foreground", pa.int32()),
-        ("case_mean", pa.float32()),
-        ("case_sd", pa.float32()),
+        ("case_mean", pa.list_(pa.float32())),
+        ("case_sd", pa.list_(pa.float32())),
     ]
 )
-"""One row is one axial slice; spacing is (z, y, x) in mm, z_mm the position along z of the turned case."""
+"""One row is one axial slice; spacing is (z, y, x) in mm, z_mm the position along z of the turned case.
+
+The image holds (channels, height, width) pixels; case_mean and case_sd have an entry a channel.
+"""
 
 PIXEL_COLUMNS = [
     "case_id",
     "z",
     "height",
     "width",
+    "channels",
     "dtype",
     "image",
     "image_crc",
@@ -49,6 +54,9 @@ PIXEL_COLUMNS = [
 
 INDEX_COLUMNS = ["z", "present", "foreground"]
 """What sampling needs without touching pixels."""
+
+HOLLOW = b"segray.hollow"
+"""The key in the footer of a part that leaves its pixels out."""
 
 
 def check_schema(found: pa.Schema, name: str) -> None:

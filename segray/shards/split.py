@@ -15,6 +15,8 @@ from segray.config import SplitConfig
 from segray.errors import UsageError
 from segray.shards.manifest import SPLITS
 
+CUT_BY_FOLDER = "Give each patient one split in the CSV of ingest.split.patients, or leave ingest.split.pattern out."
+
 
 @dataclass(frozen=True)
 class _Table:
@@ -24,22 +26,28 @@ class _Table:
     splits: Mapping[str, str]
 
 
-def split_cases(patients: Mapping[str, str], config: SplitConfig) -> dict[str, str]:
+def split_cases(
+    patients: Mapping[str, str], config: SplitConfig, given: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Case id to train, validation or test; all cases of a patient go the same way.
 
-    The user's table decides for the patients whose cases it names. The others are drawn by the shares, but into no
-    split that the table has filled: who names the validation cases gets no other ones.
+    The user's table decides for the patients whose cases it names, then what the folder itself gives. The others are
+    drawn by the shares, but into no split that these have filled: who names the validation cases gets no other ones.
 
     Args:
         patients: case id to patient.
         config: shares, seed, and the user's CSV.
+        given: case id to the split that the folder gives it; other cases are absent, or empty.
 
     Raises:
-        UsageError: the CSV cannot be read, lacks its columns, names an unknown split, a case twice, or cuts a patient.
+        UsageError: the CSV cannot be read, lacks its columns, names an unknown split, a case twice, or cuts a patient;
+            the folder cuts a patient of whom the CSV says nothing.
     """
     table = _read_table(config.patients) if config.patients else _Table({}, {})
     owner = {case: table.patients.get(case, patient) for case, patient in patients.items()}
-    fixed = _fixed(owner, table, str(config.patients))
+    fixed = _fixed(owner, table.splits, str(config.patients), "Give each patient one split.")
+    open_cases = {case: split for case, split in (given or {}).items() if owner.get(case) not in fixed}
+    fixed |= _fixed(owner, open_cases, "The folder", CUT_BY_FOLDER)
     chosen = set(fixed.values())
     drawn = _draw(
         sorted(set(owner.values()) - fixed.keys()),
@@ -84,11 +92,11 @@ def _read_table(path: str) -> _Table:
     return _Table({row["case_id"]: row["patient"] for row in cells if row["patient"]}, splits)
 
 
-def _fixed(owner: Mapping[str, str], table: _Table, path: str) -> dict[str, str]:
-    """Patient to the split that the table gives to a case of theirs."""
+def _fixed(owner: Mapping[str, str], splits: Mapping[str, str], who: str, mend: str) -> dict[str, str]:
+    """Patient to the split that ``splits`` gives to a case of theirs."""
     fixed: dict[str, str] = {}
     for case, patient in owner.items():
-        split = table.splits.get(case)
+        split = splits.get(case)
         if split and fixed.setdefault(patient, split) != split:
-            raise UsageError(f"{path} puts patient {patient} into two splits.", mend="Give each patient one split.")
+            raise UsageError(f"{who} puts patient {patient} into two splits.", mend=mend)
     return fixed

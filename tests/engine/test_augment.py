@@ -105,3 +105,26 @@ def test_intensity_leaves_labels_and_stays_near() -> None:
     difference = (images - _batch()[0]).abs()
     assert 0.01 < float(difference.mean()) < 0.5
     assert bool(torch.isfinite(images).all())
+
+
+def test_all_32_bits_move_together() -> None:
+    images, _ = _batch()
+    labels = torch.randint(-(2**31), 2**31, images[:, 0].shape, dtype=torch.int32)
+    config = AugmentConfig(spatial=1.0, intensity=0.0)
+    moved = augment(images, labels, config, span=2.0, **NUMBERS, overlapping=True)[1]
+    assert not torch.equal(moved, labels)
+    for bit in (0, 24, 31):
+        alone = augment(images, (labels >> bit & 1).to(torch.uint8), config, span=2.0, **NUMBERS)[1]
+        assert ((moved >> bit & 1) != alone).float().mean() < 0.002
+    known = set(labels.flatten().tolist()) | {0}
+    assert set(moved.flatten().tolist()) <= known
+
+
+def test_channels_move_together_and_each_is_padded_with_its_own_lowest_value() -> None:
+    images, labels = _batch()
+    both = torch.cat((images, images * 3 + 5), dim=1)
+    config = AugmentConfig(spatial=1.0, intensity=0.0)
+    moved, _ = augment(both, labels, config, span=2.0, **NUMBERS)
+    alone, _ = augment(images, labels, config, span=2.0, **NUMBERS)
+    torch.testing.assert_close(moved[:, :1], alone)
+    torch.testing.assert_close(moved[:, 1:], alone * 3 + 5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from segray.case import LabelMap
+from segray.case import LabelMap, voxel_statistics
 from segray.config import NetConfig, PredictConfig
 from segray.engine.predictor import Predictor, choose_device, labels_of_scores
 from segray.errors import CaseError, UsageError
-from segray.grid import Grid, Placement
+from segray.grid import Grid, Placement, fill_value, plan_prediction
 from segray.nets.bundle import Bundle, load_bundle, save_bundle
 from segray.nets.normalise import Normalisation
 from segray.nets.unet import build_net
-from segray.resample import scores_to_labels
+from segray.resample import place_slab, scores_to_labels
 
 EXACT = PredictConfig(precision="float32", gpu="no")
 SPACING = (2.0, 1.0, 1.0)
@@ -92,7 +93,7 @@ def test_slab_size_does_not_change_the_labels(tmp_path: Path) -> None:
 def test_bf16_masks_agree(tmp_path: Path) -> None:
     bundle = _bundle(tmp_path, _native(32, 32))
     voxels = _voxels(4, 32, 32)
-    low = Predictor(bundle, PredictConfig(gpu="no")).predict(voxels, SPACING)
+    low = Predictor(bundle, PredictConfig(gpu="no", precision="bf16")).predict(voxels, SPACING)
     assert _agree(low, Predictor(bundle, EXACT).predict(voxels, SPACING)) > 0.97
 
 
@@ -161,3 +162,73 @@ def test_a_missing_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="no GPU"):
         choose_device("auto", "yes")
     assert choose_device("auto", "auto").type == "cpu"
+
+
+@pytest.mark.parametrize("structures", [3, 9, 17])
+def test_overlapping_structures_come_as_bits_on_the_cases_own_grid(tmp_path: Path, structures: int) -> None:
+    torch.manual_seed(1)
+    net = NetConfig(features=[4, 8])
+    network = build_net(net, 1, structures)
+    label_map = LabelMap({f"s{n:02}": n for n in range(1, structures + 1)}, overlapping=True)
+    save_bundle(
+        str(tmp_path), network, net=net, label_map=label_map, grid=Grid("spacing", (16, 16), (1.5, 1.5), -1024.0),
+        normalisation=Normalisation("window"),
+    )  # fmt: skip
+    bundle = load_bundle(str(tmp_path))
+    voxels = _voxels(3, 20, 18)
+    found = Predictor(bundle, EXACT).predict(voxels, SPACING)
+    assert found.shape == voxels.shape
+    assert found.dtype == label_map.dtype
+    grid = replace(bundle.grid, fill=float(voxels.min()))
+    placement = plan_prediction(voxels.shape, SPACING, grid, 2)
+    images = bundle.normalisation.apply(place_slab(voxels, placement, grid), torch.zeros(3), torch.ones(3))
+    with torch.inference_mode():
+        scores = bundle.network()(images)
+    (y, x), _ = placement.windows()
+    scores = functional.interpolate(scores[:, :, y, x], size=(20, 18), mode="bilinear", align_corners=False)
+    for number in range(structures):
+        assert _agree(found >> number & 1, (scores[:, number] > 0).numpy()) > 0.999
+
+
+def _two_channels(folder: Path, mode: str = "window") -> Bundle:
+    torch.manual_seed(3)
+    net = NetConfig(features=[4, 8])
+    network = build_net(net, 2, 3)
+    for _ in range(3):
+        network(torch.randn(4, 2, 16, 16))
+    save_bundle(
+        str(folder), network, net=net, label_map=LabelMap.of_names(["a", "b"]), in_channels=2, channels=["T1", "T2"],
+        grid=Grid("spacing", (16, 16), (1.5, 1.5), -1024.0), normalisation=Normalisation(mode),  # type: ignore[arg-type]
+    )  # fmt: skip
+    return load_bundle(str(folder))
+
+
+@pytest.mark.parametrize("mode", ["window", "case"])
+def test_several_channels_are_placed_and_normalised_each(tmp_path: Path, mode: str) -> None:
+    bundle = _two_channels(tmp_path, mode)
+    predictor = Predictor(bundle, EXACT)
+    predictor.warm_up()
+    first = _voxels(3, 20, 18)
+    voxels = np.stack([first, np.flip(first, 2) // 2 + 100], axis=1)
+    found = predictor.predict(voxels, SPACING)
+    assert found.shape == (3, 20, 18)
+    inputs, placements = [], []
+    for channel in (0, 1):
+        volume = np.ascontiguousarray(voxels[:, channel])
+        grid = replace(bundle.grid, fill=fill_value(volume))
+        placement = plan_prediction((3, 20, 18), SPACING, grid, 2)
+        mean, sd = voxel_statistics(volume)
+        slab = place_slab(volume, placement, grid)
+        inputs.append(bundle.normalisation.apply(slab, torch.full((3,), mean), torch.full((3,), sd)))
+        placements.append(placement)
+    with torch.inference_mode():
+        scores = bundle.network()(torch.cat(inputs, 1))
+    assert _agree(found, scores_to_labels(scores, placements[0]).numpy()) > 0.999
+
+
+def test_other_channels_than_the_networks_are_told(tmp_path: Path) -> None:
+    predictor = Predictor(_two_channels(tmp_path), EXACT)
+    with pytest.raises(CaseError, match=r"Channels of the case: 1; of the bundle's network: 2 \(T1, T2\)"):
+        predictor.predict(_voxels(3, 20, 18), SPACING)
+    with pytest.raises(CaseError, match="Channels of the case: 3"):
+        predictor.predict(np.zeros((3, 3, 20, 18), np.int16), SPACING)

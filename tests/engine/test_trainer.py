@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +152,35 @@ def test_read_only_arrays_and_wide_labels_make_a_batch() -> None:
     assert batch.images.dtype == torch.int16
     assert int(batch.labels.max()) == 300
     assert batch.mean.dtype == torch.float32
+
+
+def test_it_learns_a_disc_within_a_disc() -> None:
+    config = _config()
+    torch.manual_seed(0)
+    net = build_net(config.net, 1, 2)
+    trainer = Trainer(config, net, Normalisation("window", -200.0, 300.0), device="cpu", overlapping=True)
+    results = []
+    for number in range(40):
+        batch = _batch(number)
+        disc = batch.labels > 0
+        inner = disc & (torch.nn.functional.avg_pool2d(disc.float(), 3, 1, 1) > 0.99)
+        fields = disc.to(torch.uint8) + 2 * inner.to(torch.uint8)
+        results.append(trainer.step(replace(batch, labels=fields), epoch=1, step=number, progress=0.0))
+    assert results[-1].loss < 0.5 * results[0].loss
+
+
+def test_it_learns_from_the_second_channel() -> None:
+    config = _config()
+    torch.manual_seed(0)
+    net = build_net(config.net, 2, 2)
+    trainer = Trainer(config, net, Normalisation("case"), device="cpu")
+    results = []
+    for number in range(40):
+        one = _batch(number)
+        noise = np.random.default_rng(number).normal(0, 30, one.images.shape).astype(np.int16)
+        batch = Batch.from_arrays(
+            np.stack([noise, one.images.numpy()], axis=1), one.labels.numpy(), np.zeros((4, 2)), np.full((4, 2), 90.0),
+            one.case_ids,
+        )  # fmt: skip
+        results.append(trainer.step(batch, epoch=1, step=number, progress=0.0))
+    assert results[-1].loss < 0.5 * results[0].loss

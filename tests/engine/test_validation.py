@@ -7,7 +7,7 @@ import torch
 
 from segray.config import NetConfig
 from segray.engine.trainer import Batch
-from segray.engine.validation import Validator, count_batch, dice_of_counts
+from segray.engine.validation import Validator, count_batch, count_overlapping_batch, dice_of_counts
 from segray.nets.normalise import Normalisation
 from segray.nets.unet import build_net
 
@@ -50,3 +50,30 @@ def test_validator_counts_all_pixels_and_leaves_the_net() -> None:
     assert counts[..., 1].sum(1).tolist() == [128, 64]
     assert counts[..., 2].sum(1).tolist() == [128, 64]
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+
+
+def test_counts_of_overlapping_structures_equal_a_loop() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 32, 8, 9, generator=generator)
+    labels = torch.randint(-(2**31), 2**31, (6, 8, 9), generator=generator, dtype=torch.int32)
+    index = torch.tensor([0, 0, 2, 2, 2, 1])
+    counts = torch.zeros(4, 33, 3, dtype=torch.int64)
+    for part in (slice(0, 3), slice(3, 6)):
+        count_overlapping_batch(logits[part], labels[part], index[part], counts)
+    fields = labels.numpy().view(np.uint32)
+    for case in range(4):
+        assert counts[case, 0].tolist() == [0, 0, 0]
+        for number in range(32):
+            truth = fields[index == case] >> np.uint32(number) & 1 > 0
+            found = (logits[index == case, number] > 0).numpy()
+            expected = [(truth & found).sum(), truth.sum(), found.sum()]
+            assert counts[case, number + 1].tolist() == expected
+
+
+def test_validator_counts_overlapping_structures() -> None:
+    net = build_net(NetConfig(features=[4, 8]), 1, 2)
+    labels = np.full((2, 8, 8), 3, np.uint8)
+    batch = Batch.from_arrays(np.zeros((2, 8, 8), np.int16), labels, np.zeros(2), np.ones(2), ["a", "b"])
+    counts = torch.zeros(2, 3, 3, dtype=torch.int64)
+    Validator(net, Normalisation("window"), "cpu", overlapping=True).add(batch, torch.tensor([0, 1]), counts)
+    assert counts[:, 1:, 1].tolist() == [[64, 64], [64, 64]]

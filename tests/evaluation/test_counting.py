@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from segray.case import LabelMap
 from segray.errors import CaseError
 from segray.evaluation import counting
-from segray.evaluation.counting import Counts, count_pair
+from segray.evaluation.counting import Counts, count_case, count_overlapping, count_pair
 
 
 def naive(truth: Any, predicted: Any, channels: int) -> Any:
@@ -89,3 +90,33 @@ def test_counts_of_two_cases_add_up() -> None:
 def test_bad_pairs_are_refused_in_words(truth: Any, predicted: Any, words: str) -> None:
     with pytest.raises(CaseError, match=words):
         count_pair(truth, predicted, 3)
+
+
+@pytest.mark.parametrize("structures", [1, 3, 8, 9, 16, 17, 32])
+@pytest.mark.parametrize("smooth", [True, False])
+def test_overlapping_structures_are_counted_each_by_itself(
+    monkeypatch: pytest.MonkeyPatch, structures: int, smooth: bool
+) -> None:
+    monkeypatch.setattr(counting, "CHUNK", 97)
+    rng = np.random.default_rng(structures)
+    truth, predicted = (rng.integers(0, 1 << structures, (3, 4, 2), dtype=np.uint32) for _ in range(2))
+    if smooth:
+        truth, predicted = (np.repeat(volume, 9, axis=2) for volume in (truth, predicted))
+    truth[0], predicted[:, 0] = 0, 0
+    label_map = LabelMap({f"s{n}": n for n in range(1, structures + 1)}, overlapping=True)
+    counts = count_case(truth, np.asfortranarray(predicted)[::-1][::-1], label_map)
+    assert (counts.truth[0], counts.predicted[0]) == ((truth == 0).sum(), (predicted == 0).sum())
+    assert counts.tp[0] == ((truth == 0) & (predicted == 0)).sum()
+    for number in range(structures):
+        true, guess = (volume >> np.uint32(number) & 1 > 0 for volume in (truth, predicted))
+        assert counts.truth[number + 1] == true.sum()
+        assert counts.predicted[number + 1] == guess.sum()
+        assert counts.tp[number + 1] == (true & guess).sum()
+
+
+def test_bits_without_a_structure_and_other_shapes_are_refused() -> None:
+    fields = np.full((2, 2, 2), 4, np.uint8)
+    with pytest.raises(CaseError, match="prediction holds"):
+        count_overlapping(fields & 1, fields, 2)
+    with pytest.raises(CaseError, match="shape"):
+        count_overlapping(fields, fields[:1], 3)

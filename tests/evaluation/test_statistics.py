@@ -49,3 +49,20 @@ def test_a_mask_of_another_shape_or_value_is_refused() -> None:
         structure_statistics(voxels, np.zeros((2, 2, 3), np.uint8), 2, 1.0)
     with pytest.raises(CaseError, match="index 9"):
         structure_statistics(voxels, np.full((2, 2, 2), 9, np.uint8), 2, 1.0)
+
+
+@pytest.mark.parametrize("structures", [2, 20])
+def test_overlapping_structures_share_their_voxels(monkeypatch: pytest.MonkeyPatch, structures: int) -> None:
+    monkeypatch.setattr(counting, "CHUNK", 53)
+    rng = np.random.default_rng(2)
+    voxels = rng.integers(-900, 200, (5, 6, 7)).astype(np.int16)
+    fields = np.repeat(rng.integers(0, 1 << structures, (5, 6, 1), dtype=np.uint32), 7, axis=2)
+    fields &= ~np.uint32(2)
+    found = structure_statistics(voxels, fields, structures, 0.5, overlapping=True)
+    assert len(found.voxels) == structures
+    for number in range(structures):
+        inside = voxels[fields >> np.uint32(number) & 1 > 0].astype(np.float64)
+        assert found.volume_ml[number] == inside.size * 0.5
+        assert (number == 1 and math.isnan(found.mean_hu[1])) or found.mean_hu[number] == pytest.approx(inside.mean())
+    with pytest.raises(CaseError, match="mask holds"):
+        structure_statistics(voxels, np.full_like(fields, 1 << structures), structures, 1.0, overlapping=True)

@@ -100,3 +100,24 @@ def test_weights_that_do_not_fit_the_network_are_told(tmp_path: Path) -> None:
     path.write_text(json.dumps(table))
     with pytest.raises(UsageError, match="do not fit"):
         load_bundle(str(tmp_path)).network()
+
+
+def test_a_bundle_says_that_its_structures_overlap(tmp_path: Path) -> None:
+    label_map = LabelMap({"liver": 5, "lesion": 9}, overlapping=True)
+    network = build_net(NET, 1, label_map.channels)
+    save_bundle(
+        str(tmp_path), network, net=NET, label_map=label_map, grid=GRID, normalisation=Normalisation("case")
+    )  # fmt: skip
+    bundle = load_bundle(str(tmp_path))
+    assert bundle.label_map == label_map
+    assert bundle.network().out_channels == 2
+
+
+def test_a_bundle_without_the_word_is_exclusive(tmp_path: Path) -> None:
+    network = build_net(NET, 1, LABELS.channels)
+    save_bundle(str(tmp_path), network, net=NET, label_map=LABELS, grid=GRID, normalisation=Normalisation("case"))
+    path = tmp_path / "bundle.json"
+    table = json.loads(path.read_text())
+    del table["overlapping"]
+    path.write_text(json.dumps(table))
+    assert load_bundle(str(tmp_path)).label_map == LABELS

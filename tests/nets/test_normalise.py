@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -58,3 +60,32 @@ def test_bad_dictionary_is_told(table: dict[str, object]) -> None:
 def test_flat_foreground_is_refused() -> None:
     with pytest.raises(UsageError, match="spread"):
         Normalisation.from_config(IntensityConfig(mode="foreground"), lo=3, hi=3, mean=3, sd=0)
+
+
+def test_each_channel_has_numbers_of_its_own() -> None:
+    images = torch.randn(2, 3, 4, 5) * 100
+    recipe = Normalisation("foreground", (-50.0, -60.0, 0.0), (50.0, 80.0, 90.0), (1.0, 2.0, 3.0), (4.0, 5.0, 0.5))
+    found = recipe.apply(images, torch.zeros(2, 3), torch.ones(2, 3))
+    for channel in range(3):
+        alone = Normalisation(
+            "foreground", recipe.lo[channel], recipe.hi[channel], recipe.mean[channel], recipe.sd[channel]
+        )  # type: ignore[index]
+        expected = alone.apply(images[:, channel], torch.zeros(2), torch.ones(2))
+        torch.testing.assert_close(found[:, channel : channel + 1], expected)
+    assert Normalisation.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    assert recipe.span == pytest.approx((100 / 4 + 140 / 5 + 90 / 0.5) / 3)
+
+
+def test_case_mode_takes_mean_and_sd_of_each_channel_and_one_window_serves_all() -> None:
+    images = torch.randn(2, 3, 4, 5) * 100
+    mean, sd = torch.randn(2, 3), torch.rand(2, 3) + 0.5
+    found = Normalisation("case").apply(images, mean, sd)
+    torch.testing.assert_close(found, (images - mean[..., None, None]) / sd[..., None, None])
+    window = Normalisation("window", -100.0, 100.0).apply(images, mean, sd)
+    torch.testing.assert_close(window, images.clamp(-100, 100) / 100)
+
+
+def test_a_channel_without_spread_is_refused() -> None:
+    config = IntensityConfig(mode="foreground")
+    with pytest.raises(UsageError, match="no spread"):
+        Normalisation.from_config(config, lo=(0.0, 1.0), hi=(2.0, 1.0), mean=(0.0, 0.0), sd=(1.0, 1.0))

@@ -27,7 +27,17 @@ def make_case(case_id: str, slices: int, seed: int = 0, dtype: str = "int16", la
     labels[slices // 2, 14, 3] = 2
     stats = case_intensity(images, labels, seed)
     return CaseSlices(
-        case_id, images, labels if labelled else None, (5.0, 1.0, 1.5), -70.0, 3.5, 300.0, stats, "print", "recipe", []
+        case_id,
+        images,
+        labels if labelled else None,
+        (5.0, 1.0, 1.5),
+        -70.0,
+        [3.5],
+        [300.0],
+        [stats],
+        "print",
+        "recipe",
+        [],
     )
 
 
@@ -52,9 +62,9 @@ def make_folder(tmp_path: Path) -> MakeFolder:
             PartEntry(f.case_id, f.case_id, (splits or {}).get(f.case_id, "train"), f.file, f.bytes, f.slices, "p", "r")
             for f in facts
         ]
-        stats = pool_intensity([f.intensity for f in facts])
+        stats = pool_intensity([f.intensity[0] for f in facts])
         grid = Grid("native", SIDE, None, -1024.0)
-        manifest = Manifest(LabelMap.of_names(["liver", "lesion"]), grid, stats, parts, {"overlap": "smallest"})
+        manifest = Manifest(LabelMap.of_names(["liver", "lesion"]), grid, [stats], parts, {"overlap": "smallest"})
         storage.write_bytes(storage.join(folder, INDEX), build_index(folder, parts))
         storage.write_text(storage.join(folder, MANIFEST), manifest.to_json())
         found = load_manifest(folder)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,7 +39,7 @@ def test_ten_thousand_cases_are_a_few_megabytes() -> None:
         PartEntry(f"s{n:05d}", f"patient-{n:05d}", "train", f"part-s{n:05d}.parquet", 10**7, 300, "f" * 64, "r" * 64)
         for n in range(10_000)
     ]
-    manifest = Manifest(LabelMap.of_names(["a"]), Grid("native", (8, 8), None, 0.0), IntensityStats(), parts)
+    manifest = Manifest(LabelMap.of_names(["a"]), Grid("native", (8, 8), None, 0.0), [IntensityStats()], parts)
     assert len(manifest.to_json()) < 6_000_000
 
 
@@ -124,3 +126,18 @@ def test_statistics_do_not_depend_on_how_a_case_is_cut(monkeypatch: pytest.Monke
         assert (cut.count, cut.total, cut.square) == (whole.count, whole.total, whole.square)
         assert (cut.samples == whole.samples).all()
         assert voxel_statistics(voxels) == pytest.approx((voxels.mean(), voxels.std()))
+
+
+def test_channels_and_overlap_survive_and_older_shards_are_refused(folder: Folder) -> None:
+    stats = [IntensityStats(count=1), IntensityStats(count=2)]
+    label_map = LabelMap({"organ": 1, "lesion": 2}, overlapping=True)
+    manifest = replace(folder.manifest, intensity=stats, channels=["T1", "T2"], label_map=label_map)
+    path = Path(folder.path) / "manifest.json"
+    path.write_text(manifest.to_json())
+    found = load_manifest(folder.path)
+    assert (found.channels, found.in_channels, found.intensity) == (["T1", "T2"], 2, stats)
+    assert found.label_map == label_map
+    assert folder.manifest.in_channels == 1
+    path.write_text(json.dumps(json.loads(manifest.to_json()) | {"schema_version": 1}))
+    with pytest.raises(UsageError, match="Run segray ingest again"):
+        load_manifest(folder.path)

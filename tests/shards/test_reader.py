@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -23,7 +24,7 @@ from segray.shards.reader import (
     read_visit,
     slices_of,
 )
-from segray.shards.writer import part_name, write_part
+from segray.shards.writer import part_name, read_part_facts, write_part
 
 from .conftest import Folder, make_case
 
@@ -201,3 +202,67 @@ def test_own_bytes_outlive_the_table(folder: Folder) -> None:
         own.append(one.own())
     assert all(isinstance(one.image, bytes) for one in own)
     check(folder, decode_batch(own))
+
+
+def test_bit_fields_of_32_structures_come_back(tmp_path: Path) -> None:
+    case = make_case("a", 3)
+    labels = np.random.default_rng(0).integers(0, 1 << 32, case.images.shape, dtype=np.uint32)
+    labels[1] = 0
+    facts = write_part(str(tmp_path), replace(case, labels=labels, overlapping=True))
+    rows = list(slices_of(read_visit(str(tmp_path), Visit(facts.file, 0, (0, 1, 2)))))
+    batch = decode_batch(rows)
+    assert batch.labels.dtype == np.uint32
+    assert (batch.labels == labels).all()
+    table = pq.read_table(tmp_path / facts.file, columns=["present", "foreground"]).to_pylist()
+    assert table[0] == {"present": list(range(1, 33)), "foreground": labels[0].size}
+    assert table[1] == {"present": [], "foreground": 0}
+
+
+def test_slices_of_several_channels_come_back(tmp_path: Path) -> None:
+    one = make_case("a", 5)
+    images = np.stack([one.images, one.images // 2, -one.images], axis=1)
+    case = replace(one, images=images, mean=[1.0, 2.0, 3.0], sd=[4.0, 5.0, 6.0], intensity=list(one.intensity) * 3)
+    facts = write_part(str(tmp_path), case, rows_per_group=2)
+    rows = [row for group in range(3) for row in slices_of(read_visit(str(tmp_path), Visit(facts.file, group, (0,))))]
+    batch = decode_batch(rows, threads=2)
+    assert batch.images.shape == (3, 3, *one.images.shape[1:])
+    assert (batch.images == images[[0, 2, 4]]).all()
+    assert batch.labels.shape == (3, *one.images.shape[1:])
+    assert batch.mean.tolist() == [[1.0, 2.0, 3.0]] * 3
+    assert batch.sd.tolist() == [[4.0, 5.0, 6.0]] * 3
+    found = read_part_facts(str(tmp_path), "a")
+    assert found is not None
+    assert len(found.intensity) == 3
+
+
+def test_slices_of_other_channels_do_not_mix(tmp_path: Path) -> None:
+    one = make_case("a", 1)
+    two = replace(make_case("b", 1), images=np.stack([one.images] * 2, axis=1), mean=[1.0, 1.0], sd=[1.0, 1.0])
+    rows = []
+    for case in (one, two):
+        facts = write_part(str(tmp_path), case)
+        rows += list(slices_of(read_visit(str(tmp_path), Visit(facts.file, 0, (0,)))))
+    with pytest.raises(ShardError, match=r"part-b\.parquet, case b, slice 0 is 2x24x20"):
+        decode_batch(rows)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"dtype": "int08"}, "the type 'int08'"),
+        ({"dtype": None}, "the type 'None'"),
+        ({"height": 1 << 30}, "does not hold the"),
+        ({"height": -24, "width": -20}, "is incomplete"),
+        ({"width": None}, "is incomplete"),
+        ({"image": None}, "is incomplete"),
+        ({"image_crc": None}, "is incomplete"),
+        ({"mean": ()}, "is incomplete"),
+        ({"sd": (None,)}, "is incomplete"),
+        ({"labels_dtype": "object"}, "the type 'object'"),
+        ({"image": b"no chunk"}, "cannot be decompressed"),
+    ],
+)
+def test_a_row_that_lies_is_refused_before_it_costs_memory(folder: Folder, change: dict[str, Any], words: str) -> None:
+    rows = list(slices_of(read_visit(folder.path, Visit("part-a.parquet", 0, (0, 1)))))
+    with pytest.raises(ShardError, match=words):
+        decode_batch([replace(rows[1], **change)])

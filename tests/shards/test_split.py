@@ -85,3 +85,30 @@ def test_a_table_that_is_no_text_is_told_in_words(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"case_id\xff\xfe,split\n")
     with pytest.raises(UsageError, match="UTF-8"):
         split_cases(CASES, SplitConfig(patients=str(tmp_path / "x.csv")))
+
+
+def test_the_split_of_the_folder_is_kept_and_the_rest_is_drawn() -> None:
+    patients = {f"c{n}": f"c{n}" for n in range(20)}
+    given_splits = {f"c{n}": ("train" if n < 8 else "validation" if n < 10 else "") for n in range(20)}
+    split = split_cases(patients, SplitConfig(test=0.5), given_splits)
+    assert {case: split[case] for case, told in given_splits.items() if told} == {
+        case: told for case, told in given_splits.items() if told
+    }
+    rest = [split[f"c{n}"] for n in range(10, 20)]
+    assert rest.count("test") == 5
+    assert rest.count("validation") == 0
+
+
+def test_the_table_overrules_the_folder(tmp_path: Path) -> None:
+    table = tmp_path / "split.csv"
+    table.write_text("case_id,split\na,test\n", encoding="utf-8")
+    config = SplitConfig(patients=str(table))
+    split = split_cases({"a": "a", "b": "b"}, config, {"a": "train", "b": "validation"})
+    assert split == {"a": "test", "b": "validation"}
+
+
+def test_a_patient_whom_the_folder_cuts_is_an_error() -> None:
+    with pytest.raises(UsageError, match="The folder puts patient p into two splits"):
+        split_cases({"a": "p", "b": "p"}, SplitConfig(), {"a": "train", "b": "test"})
+    one_way = split_cases({"a": "p", "b": "p"}, SplitConfig(), {"a": "test", "b": ""})
+    assert one_way == {"a": "test", "b": "test"}

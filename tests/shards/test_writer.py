@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from segray.shards import ShardError
 from segray.shards.schema import ROW
-from segray.shards.writer import _present, part_name, read_part_facts, write_part
+from segray.shards.writer import _present, _present_bits, part_name, read_part_facts, write_part
 
 from .conftest import make_case
 
@@ -30,7 +30,7 @@ def test_a_part_has_the_columns_and_groups_it_should(tmp_path: Path) -> None:
     assert rows[5]["present"] == [1, 2]
     assert rows[5]["foreground"] == 33
     assert rows[0]["present"] == []
-    assert rows[0]["case_sd"] == 300.0
+    assert rows[0]["case_sd"] == [300.0]
 
 
 @given(hnp.arrays("u1", hnp.array_shapes(min_dims=3, max_dims=3, max_side=9), elements=st.integers(0, 6)))
@@ -45,8 +45,8 @@ def test_the_footer_tells_the_facts_again(tmp_path: Path) -> None:
     assert found is not None
     assert (found.fingerprint, found.recipe, found.slices) == ("print", "recipe", 6)
     assert found.bytes == written.bytes == os.path.getsize(tmp_path / written.file)
-    assert (found.intensity.samples == written.intensity.samples).all()
-    assert found.intensity.total == written.intensity.total
+    assert (found.intensity[0].samples == written.intensity[0].samples).all()
+    assert found.intensity[0].total == written.intensity[0].total
 
 
 def test_no_part_and_half_a_part_are_none(tmp_path: Path) -> None:
@@ -97,3 +97,9 @@ def test_pixels_of_other_types_are_refused(tmp_path: Path) -> None:
     case = make_case("a", 3)
     with pytest.raises(ShardError, match="int64"):
         write_part(str(tmp_path), type(case)(**{**vars(case), "images": case.images.astype(np.int64)}))
+
+
+@given(hnp.arrays("u4", hnp.array_shapes(min_dims=3, max_dims=3, max_side=5)))
+def test_the_present_structures_of_bit_fields_are_numbered_from_1(labels: np.ndarray) -> None:
+    expected = [[number + 1 for number in range(32) if (plane >> number & 1).any()] for plane in labels]
+    assert _present_bits(labels) == expected

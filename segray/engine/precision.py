@@ -1,0 +1,30 @@
+"""Which arithmetic a device computes fast."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from segray.config import Precision
+
+
+def resolve_precision(precision: Precision, device: torch.device | str) -> Literal["bf16", "float32"]:
+    """What ``auto`` means on a device: bf16 where its instructions have it, else float32.
+
+    A CPU without avx512_bf16 or AMX emulates bf16: a convolution of 32 channels took 9 times as long as in float32, a
+    whole training step of a U-Net more than 10 times (AMD Zen 3, torch 2.13). What the user names is obeyed.
+    """
+    if precision != "auto":
+        return precision
+    return "bf16" if computes_bf16(torch.device(device)) else "float32"
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """True where bf16 is no emulation."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
+    able = torch.cpu.get_capabilities()
+    return any(bool(able.get(name)) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
