@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from segray import formats, storage
-from segray.case import LabelMap, Volume
+from segray.case import LabelMap, Volume, channel_volumes
 from segray.errors import CaseError, SegrayError
 from segray.evaluation.tables import case_means
 from segray.formats.source import CaseSource
@@ -74,7 +74,7 @@ def _draw(files: PredictionFiles, case: Chosen, target: str) -> None:
     mask = files.mask(case.case_id)
     if files.label_map is None or mask is None:
         raise CaseError("its mask or label_map.json is missing.", mend="Run `segray predict` again.")
-    predicted, geometry = formats.read_labels(mask)
+    predicted, geometry = formats.read_mask(mask)
     voxels, truth = _image_and_truth(files, case.case_id, files.label_map)
     for volume, what in ((voxels, "image"), (truth, "truth")):
         if volume is not None and volume.shape != predicted.shape:
@@ -86,15 +86,19 @@ def _draw(files: PredictionFiles, case: Chosen, target: str) -> None:
         files.label_map.to_index(predicted),
         files.label_map.names,
         f"{case.case_id}: {case.why}",
+        overlapping=files.label_map.overlapping,
     )
     save_png(figure, target)
 
 
 def _image_and_truth(files: PredictionFiles, case_id: str, label_map: LabelMap) -> tuple[Volume, Volume | None]:
     if case_id in files.truth:
-        found = formats.read_case(CaseSource.from_json(files.truth[case_id]), label_map)
-        return found.voxels, found.labels
-    image = next((str(row["image"]) for row in files.done if row["case_id"] == case_id and row.get("image")), None)
-    if image is None:
-        raise CaseError("cases.parquet does not name its image.", mend="Run `segray predict` again.")
-    return formats.read_image(image).voxels, None
+        found = formats.read_case(
+            CaseSource.from_json(files.truth[case_id]),
+            label_map,
+            overlap="keep" if label_map.overlapping else "smallest",
+        )
+        return channel_volumes(found.voxels)[0], found.labels
+    if case_id not in files.sources:
+        raise CaseError("The ledger does not name its image.", mend="Run `segray predict` again.")
+    return channel_volumes(formats.read_image(CaseSource.from_json(files.sources[case_id])).voxels)[0], None

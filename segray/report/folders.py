@@ -15,6 +15,8 @@ from segray.evaluation.tables import read_csv_rows, read_table
 RUN_FILES = ("config.yaml", "history.json")
 """One of these makes a folder a run folder; a metrics.csv does not, since an evaluation leaves one too."""
 
+LEDGER = "ledger.jsonl"
+
 PREDICTION_FILES = ("cases.parquet", "metrics.parquet")
 """One of these makes a folder a prediction folder."""
 
@@ -50,6 +52,7 @@ class PredictionFiles:
         metrics: rows of ``metrics.parquet``; [] before ``segray evaluate``.
         label_map: of ``label_map.json``, or None.
         truth: case id to the JSON text of its CaseSource, of ``evaluation.json``.
+        sources: the same of all predicted cases, of the ledger.
         unmeasured: case id to the reason why it could not be measured.
         prediction: ``prediction.json``.
     """
@@ -59,6 +62,7 @@ class PredictionFiles:
     metrics: list[dict[str, Any]]
     label_map: LabelMap | None
     truth: dict[str, str]
+    sources: dict[str, str]
     unmeasured: dict[str, str]
     prediction: dict[str, Any]
 
@@ -144,6 +148,7 @@ def read_prediction(folder: str) -> PredictionFiles:
         metrics=_table(folder, "metrics.parquet"),
         label_map=LabelMap.from_json(labels) if labels else None,
         truth={case: _as_text(source) for case, source in _mapping(evaluation.get("truth")).items()},
+        sources=_sources(folder),
         unmeasured={case: str(reason) for case, reason in _mapping(evaluation.get("failed")).items()},
         prediction=read_json(storage.join(folder, "prediction.json")),
     )
@@ -182,6 +187,19 @@ def _csv(folder: str, name: str) -> list[dict[str, str]]:
 def _table(folder: str, name: str) -> list[dict[str, Any]]:
     uri = storage.join(folder, name)
     return read_table(uri) if storage.exists(uri) else []
+
+
+def _sources(folder: str) -> dict[str, str]:
+    """Case id to its CaseSource as JSON; a line that a crash cut names no case."""
+    found: dict[str, str] = {}
+    for line in _text(folder, LEDGER).splitlines():
+        try:
+            row = _mapping(json.loads(line))
+        except ValueError:
+            continue
+        if isinstance(row.get("case_id"), str) and isinstance(row.get("source"), str):
+            found[row["case_id"]] = row["source"]
+    return found
 
 
 def _mapping(value: Any) -> dict[str, Any]:

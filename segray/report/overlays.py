@@ -27,6 +27,9 @@ WIDE_WINDOW = (-1000.0, 400.0)
 
 _MOST_NAMED = 24
 
+Areas = dict[int, NDArray[np.bool_]]
+"""Index of a structure, from 1, to where it is in a plane."""
+
 
 @dataclass(frozen=True)
 class Plane:
@@ -56,16 +59,19 @@ def overlay(
     predicted: Volume,
     names: Sequence[str],
     title: str,
+    *,
+    overlapping: bool = False,
 ) -> Figure:
     """Three planes through the most foreground; the truth in the upper row, the mask below with the truth dashed.
 
     Args:
         voxels: (z, y, x), LPS.
         spacing: (z, y, x) in mm.
-        truth: (z, y, x) channel indices, or None: then one row shows the mask alone.
-        predicted: (z, y, x) channel indices.
+        truth: (z, y, x) channel indices or bit fields, or None: then one row shows the mask alone.
+        predicted: (z, y, x) channel indices or bit fields.
         names: structures; names[0] is the index 1.
         title: one line above the planes.
+        overlapping: truth and predicted are bit fields.
     """
     planes = choose_planes(voxels, spacing, truth, predicted)
     window = display_window(voxels, predicted if truth is None else truth)
@@ -78,11 +84,17 @@ def overlay(
     figure = new_figure(9.4, min(max(rows * tallest * scale, 2.0 * rows), 12.0) + 1.2)
     grid = figure.subplots(rows, 3, squeeze=False, width_ratios=widths)
     figure.suptitle(plain(title), fontsize=11)
+    seen = np.zeros(len(names) + 1, dtype=np.int64)
     for column, plane in enumerate(planes):
+        truth_areas: Areas = {}
         if plane.truth is not None:
-            _draw(grid[0, column], plane, window, palette, plane.truth, None, f"truth, {plane.name}")
-        _draw(grid[-1, column], plane, window, palette, plane.predicted, plane.truth, f"mask, {plane.name}")
-    _legend(figure, planes, names, palette)
+            truth_areas = areas(plane.truth, len(names), overlapping)
+            _draw(grid[0, column], plane, window, palette, truth_areas, {}, f"truth, {plane.name}")
+        drawn = areas(plane.predicted, len(names), overlapping)
+        _draw(grid[-1, column], plane, window, palette, drawn, truth_areas, f"mask, {plane.name}")
+        for index, inside in (*truth_areas.items(), *drawn.items()):
+            seen[index] += np.count_nonzero(inside)
+    _legend(figure, seen, names, palette, with_truth=truth is not None)
     return figure
 
 
@@ -126,8 +138,8 @@ def _draw(
     plane: Plane,
     window: tuple[float, float],
     palette: Sequence[str],
-    labels: NDArray[Any],
-    dashed: NDArray[Any] | None,
+    filled: Areas,
+    dashed: Areas,
     title: str,
 ) -> None:
     rows, columns = plane.picture.shape
@@ -143,10 +155,10 @@ def _draw(
         interpolation="nearest",
         aspect="equal",
     )
-    for index in _indices(labels):
-        _contour(axes, labels == index, plane.spacing, palette[index - 1], "-", 1.5)
-    for index in [] if dashed is None else _indices(dashed):
-        _contour(axes, np.asarray(dashed == index), plane.spacing, "white", "--", 0.8)
+    for index, inside in filled.items():
+        _contour(axes, inside, plane.spacing, palette[index - 1], "-", 1.5)
+    for inside in dashed.values():
+        _contour(axes, inside, plane.spacing, "white", "--", 0.8)
     axes.set_xlim(extent[0], extent[1])
     axes.set_ylim(extent[2], extent[3])
     axes.set_axis_off()
@@ -167,25 +179,26 @@ def _contour(
     axes.contour(x, y, box, levels=[0.5], colors=[colour], linestyles=[style], linewidths=width)
 
 
-def _indices(labels: NDArray[Any]) -> list[int]:
-    return [int(index) for index in np.unique(labels) if index > 0]
+def areas(labels: NDArray[Any], structures: int, overlapping: bool) -> Areas:
+    """Where each structure of a plane is, by its index from 1; absent ones are left out."""
+    if not overlapping:
+        return {int(index): labels == index for index in np.unique(labels) if index > 0}
+    found = {number + 1: (labels >> number & 1) > 0 for number in range(structures)}
+    return {index: inside for index, inside in found.items() if inside.any()}
 
 
-def _legend(figure: Figure, planes: Sequence[Plane], names: Sequence[str], palette: Sequence[str]) -> None:
+def _legend(
+    figure: Figure, seen: NDArray[np.int64], names: Sequence[str], palette: Sequence[str], *, with_truth: bool
+) -> None:
     """Names of the structures to be seen, the largest first; beyond 24 their number only."""
-    areas = np.zeros(len(names) + 1, dtype=np.int64)
-    for plane in planes:
-        for labels in (plane.truth, plane.predicted):
-            if labels is not None:
-                areas += np.bincount(labels.ravel(), minlength=len(names) + 1)
-    shown = [int(index) for index in np.argsort(-areas[1:], kind="stable") + 1 if areas[index] > 0]
+    shown = [int(index) for index in np.argsort(-seen[1:], kind="stable") + 1 if seen[index] > 0]
     handles = [
         Line2D([], [], color=palette[index - 1], linewidth=2, label=plain(names[index - 1]))
         for index in shown[:_MOST_NAMED]
     ]
     if len(shown) > _MOST_NAMED:
         handles.append(Line2D([], [], linewidth=0, label=f"and {len(shown) - _MOST_NAMED} more"))
-    if planes[0].truth is not None:
+    if with_truth:
         handles.append(
             Line2D([], [], color="#999999", linestyle="--", linewidth=1, label="truth, dashed in the lower row")
         )

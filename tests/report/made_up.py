@@ -78,6 +78,7 @@ def write_predictions(folder: Path, names: Sequence[str], cases: Sequence[str], 
     label_map = LabelMap.of_names(names)
     grid = geometry()
     rows: list[dict[str, Any]] = []
+    ledger: list[str] = []
     metrics: list[dict[str, Any]] = []
     truth: dict[str, str] = {}
     for seed, case_id in enumerate(cases):
@@ -91,6 +92,7 @@ def write_predictions(folder: Path, names: Sequence[str], cases: Sequence[str], 
             path.parent.mkdir(parents=True, exist_ok=True)
             formats.write_mask(str(path), volume, grid)
         row = {"case_id": case_id, "status": "ok", "reason": "", "image": str(image), "mask": f"masks/{case_id}.nii.gz"}
+        ledger.append(json.dumps({**row, "source": CaseSource(case_id, str(image)).to_json()}))
         times = {"seconds_read": 0.1, "seconds_predict": 1.0 + seed, "seconds_write": 0.1}
         found = structure_statistics(voxels, predicted, label_map.channels, grid.voxel_ml)
         rows.append({**row, **times, **found.as_row(label_map)})
@@ -100,6 +102,7 @@ def write_predictions(folder: Path, names: Sequence[str], cases: Sequence[str], 
     rows.append({"case_id": "<script>alert(1)</script>", "status": "failed", "reason": "<script>x</script> & no NIfTI"})
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "label_map.json").write_text(label_map.to_json())
+    (folder / "ledger.jsonl").write_text("\n".join(ledger) + "\n")
     write_table(str(folder), "cases", rows)
     if evaluated:
         write_table(str(folder), "metrics", metrics)

@@ -84,3 +84,19 @@ def test_other_modalities_use_percentiles() -> None:
     assert 0 < low < high < voxels.max()
     flat = np.full((3, 4, 4), 7.0, np.float32)
     assert display_window(flat, np.zeros((3, 4, 4), np.uint8)) == (7.0, 8.0)
+
+
+def test_structures_that_overlap_have_a_contour_each() -> None:
+    voxels, organ = volume()
+    fields = (organ == 1).astype(np.uint16)
+    fields[4, 5:7, 12:14] |= 1 << 9
+    names = ["liver", *(f"s{n}" for n in range(2, 10)), "lesion"]
+    figure = overlay(voxels, SPACING, fields, fields, names, "case", overlapping=True)
+    assert [text.get_text() for text in figure.legends[0].get_texts()][:2] == ["liver", "lesion"]
+    truth, mask = figure.axes[0], figure.axes[3]
+    assert len(truth.collections) == 2
+    assert len(mask.collections) == 4
+    corners = np.concatenate([path.vertices for path in truth.collections[0].get_paths()])
+    np.testing.assert_allclose(corners.max(axis=0), [20.0, 18.0])
+    inner = np.concatenate([path.vertices for path in truth.collections[1].get_paths()])
+    np.testing.assert_allclose(inner.min(axis=0), [12.0, 10.0])

@@ -1,0 +1,227 @@
+"""The doctor: every case of a folder examined in parallel on Ray Data, before any training."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray.data import DataContext
+
+from segray import formats, storage
+from segray.case import LabelMap
+from segray.config import Config, IngestConfig
+from segray.doctor.cost import Machine, estimate
+from segray.doctor.diagnosis import Diagnosis
+from segray.doctor.examine import CaseReport, broken, examine
+from segray.doctor.findings import Finding, ordered
+from segray.doctor.tile import Tile, make_tile
+from segray.doctor.whole import conclude, usable
+from segray.errors import UsageError
+from segray.formats.source import CaseSource, Discovery
+from segray.grid import Grid, resolve_grid
+from segray.pipelines.admission import memory_classes
+from segray.pipelines.failures import reason_for
+from segray.pipelines.headers import Planned, read_headers
+from segray.pipelines.ingest import INGEST_TASK_CPUS, bytes_needed
+from segray.pipelines.pace import paced_context
+from segray.pipelines.runtime import nodes, ray_session
+from segray.shards.manifest import SPLITS
+
+Watcher = Callable[[dict[str, Any], int, int], None]
+
+NO_IMAGE, NO_LABELS = "The labels have no image.", "The image has no labels."
+"""Reasons of :mod:`segray.formats` that get a name of their own."""
+
+SHEET_CASES = 12
+
+CASES_A_TASK = 4
+"""Cases that one task examines, where there are many: a task costs some milliseconds of its own."""
+
+TASKS_AT_LEAST = 64
+
+
+def doctor(
+    source: str,
+    config: Config | None = None,
+    *,
+    out: str | None = None,
+    sheet: int = SHEET_CASES,
+    watcher: Watcher | None = None,
+) -> Diagnosis:
+    """Examine every case of ``source``: what is there, what is wrong with it, what ingest would do and cost.
+
+    A broken case is a finding. Nothing of ``source`` is changed.
+
+    Args:
+        source: the folder of cases.
+        config: the settings with which it would be ingested; None: the defaults.
+        out: where ``doctor.json``, ``index.html`` and ``sheet.png`` go; None: nothing is written.
+        sheet: cases on the contact sheet, those with findings first; 0: no sheet.
+        watcher: told of every case.
+
+    Raises:
+        UsageError: nothing is there that could be a case, or settings that do not fit the folder.
+    """
+    begin = time.monotonic()
+    config = config or Config()
+    found = formats.discover(source, config.ingest)
+    labelled = any(case.has_labels for case in found.cases)
+    findings = _of_discovery(found, labelled=labelled)
+    with ray_session(config.ray):
+        planned, unread = read_headers(found.cases)
+        grid, wrong = _grid(config, planned, labelled=labelled)
+        findings += wrong
+        settings = _settings(config.ingest, found.label_map)
+        reports = [broken(case, reason) for case, reason in unread]
+        for done, report in enumerate(_examined(planned, found.label_map, grid, settings), start=1):
+            reports.append(report)
+            if watcher is not None:
+                watcher({"case_id": report.case_id, "reason": report.problem}, done, len(planned))
+        reports.sort(key=lambda one: one.case_id)
+        diagnosis = _diagnosis(found, reports, findings, grid, _machine(planned), config)
+        chosen = _for_sheet(diagnosis, planned, sheet if out else 0)
+        tiles = list(_tiles(chosen, found.label_map, settings))
+    diagnosis = replace(diagnosis, source=storage.absolute(source), seconds=time.monotonic() - begin)
+    return _written(diagnosis, tiles, out) if out else diagnosis
+
+
+def _diagnosis(
+    found: Discovery,
+    reports: Sequence[CaseReport],
+    findings: Sequence[Finding],
+    grid: Grid | None,
+    machine: Machine,
+    config: Config,
+) -> Diagnosis:
+    """All facts together; ``findings`` are those that the files did not have to be read for."""
+    whole = conclude(reports, config.ingest.split)
+    sides = list(whole.split.values())
+    plan = estimate(
+        [report for report in reports if usable(report)],
+        grid.to_dict() if grid else {},
+        {name: sides.count(name) for name in SPLITS},
+        machine,
+    )
+    every = ordered([*findings, *whole.findings])
+    return Diagnosis("", found.format, found.notes, every, reports, whole.structures, whole.split, plan, 0.0)
+
+
+def _written(diagnosis: Diagnosis, tiles: Sequence[Tile], out: str) -> Diagnosis:
+    from segray.report.doctor_page import write_doctor
+
+    return replace(diagnosis, files=write_doctor(storage.absolute(out), diagnosis, tiles))
+
+
+def _of_discovery(found: Discovery, *, labelled: bool) -> list[Finding]:
+    """What is left out before any file is opened."""
+    findings = [_left_out(case, reason) for case, reason in found.problems]
+    if not labelled:
+        findings.append(
+            Finding("no-labels", "note", "", "No case has labels: there is nothing to train on, only to predict.")
+        )
+    return findings
+
+
+def _left_out(case: str, reason: str) -> Finding:
+    """The finding for a problem of the folder; an image or labels alone are by far the most frequent."""
+    if reason == NO_IMAGE:
+        return Finding("labels-without-image", "error", case, reason, "Add the image, or take the labels away.")
+    if reason == NO_LABELS:
+        return Finding("image-without-labels", "error", case, reason, "Add the labels, or take the image away.")
+    return Finding("left-out", "error", case, reason)
+
+
+def _settings(config: IngestConfig, label_map: LabelMap | None) -> IngestConfig:
+    """Label volumes without names keep their values, so that all of them are told."""
+    if label_map is None and config.overlap == "keep":
+        return config.model_copy(update={"overlap": "smallest"})
+    return config
+
+
+def _grid(config: Config, planned: Sequence[Planned], *, labelled: bool) -> tuple[Grid | None, list[Finding]]:
+    chosen = [case for case in planned if case.source.has_labels or not labelled]
+    names = [case.source.case_id for case in chosen]
+    try:
+        return resolve_grid(config.ingest.grid, [(case.size, case.spacing) for case in chosen], names=names), []
+    except UsageError as error:
+        return None, [Finding("grid", "error", "", error.message, error.mend)] if chosen else []
+
+
+def _machine(planned: Sequence[Planned]) -> Machine:
+    """What the cluster admits at once of the largest cases."""
+    living = nodes()
+    needed = max((bytes_needed(case) for case in planned), default=1)
+    tasks = sum(min(node.cpus / INGEST_TASK_CPUS, max(node.memory / needed, 1)) for node in living)
+    return Machine(sum(node.cpus for node in living), max(1, int(tasks)), needed)
+
+
+def _examined(
+    planned: Sequence[Planned], label_map: LabelMap | None, grid: Grid | None, config: IngestConfig
+) -> Iterator[CaseReport]:
+    """The report of every case as it is finished."""
+    text = None if label_map is None else label_map.to_json()
+    arguments = (text, None if grid is None else grid.to_dict(), config.model_dump_json())
+    for declared, group in memory_classes(planned, bytes_needed):
+        for row in _mapped(examine_row, arguments, group, declared):
+            yield CaseReport.from_dict(json.loads(row["report"]))
+
+
+def _mapped(
+    function: Callable[..., dict[str, Any]], arguments: tuple[Any, ...], group: Sequence[Planned], declared: int
+) -> Iterator[dict[str, Any]]:
+    context = paced_context()
+    tasks = min(len(group), max(TASKS_AT_LEAST, len(group) // CASES_A_TASK))
+    with DataContext.current(context):
+        items = [{"source": case.source.to_json()} for case in group]
+        dataset = ray.data.from_items(items, override_num_blocks=tasks).map(
+            function, fn_args=arguments, num_cpus=INGEST_TASK_CPUS, memory=declared
+        )
+    yield from dataset.iter_rows()
+
+
+def examine_row(row: dict[str, Any], label_map: str | None, grid: dict[str, Any] | None, config: str) -> dict[str, Any]:
+    """The report of one case as JSON; a case that cannot be read is one with a reason, never an error."""
+    source = CaseSource.from_json(row["source"])
+    try:
+        report = examine(
+            source,
+            None if label_map is None else LabelMap.from_json(label_map),
+            None if grid is None else Grid.from_dict(grid),
+            IngestConfig.model_validate_json(config),
+        )
+    except Exception as error:
+        report = broken(source, reason_for(error))
+    return {"report": json.dumps(report.to_dict())}
+
+
+def _for_sheet(diagnosis: Diagnosis, planned: Sequence[Planned], count: int) -> list[Planned]:
+    """Cases to draw: those with errors and warnings first, then some spread over all."""
+    readable = {report.case_id for report in diagnosis.readable}
+    by_id = {case.source.case_id: case for case in planned if case.source.case_id in readable}
+    ill = [one.case for one in diagnosis.findings if one.grade != "note" and one.case in by_id]
+    step = max(1, len(by_id) // max(count, 1))
+    order = dict.fromkeys([*dict.fromkeys(ill[: count // 2]), *list(by_id)[::step], *by_id])
+    return [by_id[case_id] for case_id in list(order)[:count]]
+
+
+def _tiles(chosen: Sequence[Planned], label_map: LabelMap | None, config: IngestConfig) -> Iterator[Tile]:
+    text = None if label_map is None else label_map.to_json()
+    for declared, group in memory_classes(chosen, bytes_needed):
+        for row in _mapped(tile_row, (text, config.overlap), group, declared):
+            if row["tile"]:
+                yield Tile.from_dict(json.loads(row["tile"]))
+
+
+def tile_row(row: dict[str, Any], label_map: str | None, overlap: str) -> dict[str, Any]:
+    """The tile of one case as JSON; empty where there is none."""
+    source = CaseSource.from_json(row["source"])
+    try:
+        tile = make_tile(source, None if label_map is None else LabelMap.from_json(label_map), overlap=overlap)
+    except Exception:
+        # The report of the case says already why it cannot be read.
+        return {"tile": ""}
+    return {"tile": json.dumps(tile.to_dict())}
