@@ -1,6 +1,6 @@
 """segray: CT archives to trained U-Nets and to masks, on Ray.
 
-The functions mirror the commands: ``segray.ingest``, ``train``, ``predict``, ``evaluate``, ``report``,
+The functions mirror the commands: ``segray.doctor``, ``ingest``, ``train``, ``predict``, ``evaluate``, ``report``,
 ``make_phantoms``; ``segray.load_config`` reads a config. Importing segray loads neither torch nor ray: each
 function is imported when it is first used.
 """
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "doctor": "segray.pipelines.doctor",
     "ingest": "segray.pipelines.ingest",
     "train": "segray.pipelines.train",
     "predict": "segray.pipelines.predict",
@@ -32,11 +33,16 @@ if TYPE_CHECKING:
     from segray.pipelines.predict import predict as predict
     from segray.pipelines.train import train as train
 
-__all__ = ["Config", "evaluate", "ingest", "load_config", "make_phantoms", "predict", "report", "train"]
+__all__ = ["Config", "doctor", "evaluate", "ingest", "load_config", "make_phantoms", "predict", "report", "train"]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public function when it is first asked for (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module 'segray' has no attribute {name!r}")
+    return public(name)
+
+
+def public(name: str) -> Any:
+    """The public function or class of a name, with its module imported."""
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -32,6 +32,10 @@ app = typer.Typer(
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: --set train.epochs=20.")
 ]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", metavar="NAME", help="How the cases lie in the folder; overrides ingest.format."),
+]
 ConfigFile = Annotated[str | None, typer.Option("--config", metavar="FILE", help="A YAML config.")]
 
 
@@ -43,11 +47,41 @@ def _config(path: str | None, overrides: list[str] | None, **named: str | None) 
 
 
 @app.command()
+def doctor(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="The folder of cases.")],
+    out: Annotated[
+        str, typer.Option(metavar="DIR", help="Where index.html, doctor.json and sheet.png go; empty: nowhere.")
+    ] = "doctor",
+    layout: Format = None,
+    sheet: Annotated[int, typer.Option(min=0, max=200, help="Cases on the contact sheet.")] = 12,
+    config: ConfigFile = None,
+    overrides: Set = None,
+) -> None:
+    """Examine a folder before anything is spent on it: what is there, what is wrong, what ingest would do and cost.
+
+    Every finding is an error (ingest would lose data), a warning or a note, with its mend. Nothing of SRC is changed.
+    Exit code 1 where there is an error, else 0.
+
+    Example: `segray doctor scans --out doctor`
+    """
+    settings = _config(config, overrides, ingest__format=layout)
+
+    from segray.cli_display import CaseLine, print_doctor
+    from segray.pipelines.doctor import doctor as run
+
+    with CaseLine("doctor") as line:
+        diagnosis = run(source, settings, out=out or None, sheet=sheet, watcher=line)
+    print_doctor(diagnosis)
+    raise typer.Exit(diagnosis.exit_code)
+
+
+@app.command()
 def ingest(
     source: Annotated[str, typer.Argument(metavar="SRC", help="The folder of cases.")],
     destination: Annotated[
         str, typer.Argument(metavar="DST", help="The folder of shards to write or bring up to date.")
     ],
+    layout: Format = None,
     config: ConfigFile = None,
     overrides: Set = None,
 ) -> None:
@@ -57,7 +91,7 @@ def ingest(
 
     Example: `segray ingest scans shards --set ingest.grid.spacing=[1.5,1.5]`
     """
-    settings = _config(config, overrides)
+    settings = _config(config, overrides, ingest__format=layout)
 
     from segray.cli_display import CaseLine, print_ingest
     from segray.pipelines.ingest import ingest as run
@@ -71,25 +105,31 @@ def ingest(
 @app.command()
 def train(
     config: Annotated[str | None, typer.Argument(metavar="CONFIG", help="A YAML config.")] = None,
-    shards: Annotated[str | None, typer.Option(metavar="FOLDER", help="Shards; overrides train.shards.")] = None,
+    shards: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Shards, or cases; overrides train.shards.")
+    ] = None,
     run: Annotated[str | None, typer.Option(metavar="FOLDER", help="Run folder; overrides train.run.")] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
     overrides: Set = None,
 ) -> None:
-    """Train a U-Net on shards; leaves a run folder with a bundle.
+    """Train a U-Net on shards, or straight on a folder of labelled cases; leaves a run folder with a bundle.
 
     Example: `segray train examples/hippocampus2d.yaml --shards shards --run runs/one --set train.epochs=20`
 
     Go on after an interruption: `segray train --resume runs/one`
+
+    Without ingest: `segray train --shards scans --run runs/one`; every epoch reads the scans again.
     """
     settings = _config(config, overrides, train__shards=shards, train__run=run)
 
-    from segray.cli_display import TrainLine, print_train
+    from segray.cli_display import TrainLine, print_plan, print_train
+    from segray.pipelines.live import Planner
     from segray.pipelines.train import train as start
 
     with TrainLine() as line:
-        summary = start(settings, resume=resume, watcher=line)
+        summary = start(settings, resume=resume, watcher=line, planner=Planner(line.plan_case, print_plan))
     print_train(summary)
+    raise typer.Exit(SOME_FAILED if summary.failed else 0)
 
 
 @app.command()
@@ -97,6 +137,7 @@ def predict(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle, or the run folder that holds it.")],
     source: Annotated[str, typer.Argument(metavar="SRC", help="A folder of cases, or one NIfTI file.")],
     destination: Annotated[str, typer.Argument(metavar="DST", help="The prediction folder.")],
+    layout: Format = None,
     config: ConfigFile = None,
     overrides: Set = None,
 ) -> None:
@@ -106,7 +147,7 @@ def predict(
 
     Only the cases held out in training: `--set predict.split=validation`
     """
-    settings = _config(config, overrides)
+    settings = _config(config, overrides, ingest__format=layout)
 
     from segray.cli_display import CaseLine, print_predict
     from segray.pipelines.predict import predict as run
@@ -121,6 +162,7 @@ def predict(
 def evaluate(
     predictions: Annotated[str, typer.Argument(metavar="PREDICTIONS", help="A folder written by segray predict.")],
     truth: Annotated[str, typer.Argument(metavar="TRUTH", help="The folder of cases with their labels.")],
+    layout: Format = None,
     config: ConfigFile = None,
     overrides: Set = None,
 ) -> None:
@@ -128,7 +170,7 @@ def evaluate(
 
     Example: `segray evaluate predictions scans`
     """
-    settings = _config(config, overrides)
+    settings = _config(config, overrides, ingest__format=layout)
 
     from segray.cli_display import CaseLine, print_evaluate
     from segray.pipelines.evaluate import evaluate as run

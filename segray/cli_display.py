@@ -14,6 +14,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from segray.config import Config
+    from segray.doctor.diagnosis import Diagnosis
     from segray.pipelines.evaluate import EvaluateSummary
     from segray.pipelines.ingest import IngestSummary
     from segray.pipelines.predict import PredictSummary
@@ -76,6 +77,10 @@ class TrainLine(_Line):
     def __init__(self) -> None:
         super().__init__("train")
 
+    def plan_case(self, row: dict[str, Any], done: int, total: int) -> None:
+        """Take the row of a case that was planned, in a training on cases without ingest."""
+        self.show(done, total, f"plan {row.get('case_id', '')}")
+
     def __call__(self, facts: dict[str, Any]) -> None:
         """Take the content of the run's progress.json."""
         if not facts:
@@ -111,6 +116,50 @@ def print_ingest(summary: IngestSummary) -> None:
         shards=f"{summary.folder}  ({summary.cases} cases: {split}; {summary.slices} slices; {summary.written} written)"
     )
     print_failures(summary.failed, f"{summary.folder}/failures.csv")
+
+
+def print_plan(summary: IngestSummary) -> None:
+    """What a training on cases without ingest will use, and what not."""
+    for note in summary.notes:
+        console.print(escape(note), soft_wrap=True)
+    split = ", ".join(f"{count} {name}" for name, count in summary.split.items() if count)
+    print_paths(
+        plan=f"{summary.folder}  ({summary.cases} cases: {split}; {summary.slices} slices, read from the files)"
+    )
+    print_failures(summary.failed, f"{summary.folder.removesuffix('/live')}/failures.csv")
+
+
+GRADE_STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
+
+
+def print_doctor(diagnosis: Diagnosis) -> None:
+    """Findings by their grade, what ingest would do, and where the whole report lies."""
+    from segray.doctor.findings import counts, grouped
+    from segray.doctor.words import plan_facts, verdict
+
+    for note in diagnosis.notes:
+        console.print(escape(note), soft_wrap=True)
+    found = grouped(diagnosis.findings)
+    if found:
+        table = Table(title=f"Findings in {len(diagnosis.reports)} cases", title_justify="left", show_lines=True)
+        for name in ("grade", "cases", "what", "mend"):
+            table.add_column(name, overflow="fold")
+        for group in found:
+            style = GRADE_STYLES[group.grade]
+            more = f" (and {len(group.sentences) - 1} more like it)" if len(group.sentences) > 1 else ""
+            named = f"{len(group.cases)}: {group.named}" if group.cases else "all"
+            what = escape(f"{group.code}: {group.sentences[0]}{more}")
+            table.add_row(f"[{style}]{group.grade}[/{style}]", escape(named), what, escape(group.mend))
+        console.print(table)
+    planned = Table(title="What ingest will do", title_justify="left", show_header=False)
+    for name, value in plan_facts(diagnosis):
+        planned.add_row(escape(name), escape(value))
+    if planned.row_count:
+        console.print(planned)
+    number = counts(diagnosis.findings)
+    console.print(", ".join(f"{count} {grade}{'s' * (count != 1)}" for grade, count in number.items()))
+    console.print(f"[bold]{escape(verdict(diagnosis))}[/bold]", soft_wrap=True)
+    print_paths(**diagnosis.files)
 
 
 def print_train(summary: TrainSummary) -> None:

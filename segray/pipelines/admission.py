@@ -22,7 +22,7 @@ def memory_classes(items: Sequence[Item], bytes_of: Callable[[Item], int]) -> li
     Returns:
         (bytes to declare, items, largest first) for each class.
     """
-    ceiling = int(max(node.memory for node in nodes()) * 0.95)
+    ceiling = memory_ceiling()
     classes: dict[int, list[Item]] = {}
     for item in sorted(items, key=bytes_of, reverse=True):
         declared = SMALLEST_CLASS
@@ -30,3 +30,13 @@ def memory_classes(items: Sequence[Item], bytes_of: Callable[[Item], int]) -> li
             declared *= 2
         classes.setdefault(min(declared, ceiling), []).append(item)
     return sorted(classes.items(), reverse=True)
+
+
+def memory_at_most(wanted: int) -> int:
+    """Bytes for a task to declare: ``wanted``, but no more than the largest node has."""
+    return min(wanted, memory_ceiling()) if wanted else 0
+
+
+def memory_ceiling() -> int:
+    """The most memory that a task may declare without waiting for ever."""
+    return int(max(node.memory for node in nodes()) * 0.95)

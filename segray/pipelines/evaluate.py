@@ -11,12 +11,13 @@ import ray
 
 from segray import formats, storage
 from segray.case import LabelMap
-from segray.config import Config
+from segray.config import Config, IngestConfig
 from segray.errors import CaseError, UsageError
-from segray.evaluation.counting import count_pair
+from segray.evaluation.counting import count_case
 from segray.evaluation.metrics import case_rows
+from segray.evaluation.patients import patient_means, patient_rows
 from segray.evaluation.tables import overall, summarise, write_table
-from segray.formats.source import CaseSource
+from segray.formats.source import CaseSource, Discovery
 from segray.pipelines.failures import reason_for
 from segray.pipelines.ledger import Ledger
 from segray.pipelines.predict import PREDICTION
@@ -55,7 +56,8 @@ def evaluate(
 ) -> EvaluateSummary:
     """Measure every mask of a prediction folder against the labels of the same case in ``truth``.
 
-    Writes ``metrics.csv/parquet`` (a row a case and structure), ``summary.csv/parquet`` and ``evaluation.json``.
+    Writes ``metrics.csv/parquet`` (a row a case and structure), ``summary.csv/parquet``, ``evaluation.json`` and, where
+    patients have several cases, ``patients.csv/parquet``.
 
     Raises:
         UsageError: no masks there, or none of their cases is in ``truth``.
@@ -66,7 +68,8 @@ def evaluate(
     rows: list[dict[str, Any]] = []
     failed: list[tuple[str, str]] = []
     with ray_session(config.ray):
-        items = [{"source": source.to_json()} for source in pairs]
+        masks = {row["case_id"]: row["mask"] for row in Ledger(folder).rows if row["status"] == "ok"}
+        items = [{"source": source.to_json(), "mask": masks[source.case_id]} for source in pairs]
         dataset = ray.data.from_items(items, override_num_blocks=max(1, len(items) // CASES_A_TASK)).map(
             measure_row, fn_args=(folder, label_map.to_json()), num_cpus=EVALUATE_TASK_CPUS
         )
@@ -85,7 +88,8 @@ def _pairs(folder: str, truth: str, config: Config) -> tuple[list[CaseSource], L
         raise UsageError(f"{folder} is no prediction folder.", mend="Write one by `segray predict`.")
     label_map = LabelMap.from_json(storage.read_text(storage.join(folder, "label_map.json")))
     done = {row["case_id"] for row in Ledger(folder).rows if row["status"] == "ok"}
-    labelled = {case.case_id: case for case in formats.discover(truth, config.ingest).cases if case.has_labels}
+    discovery = formats.discover(truth, _as_predicted(config.ingest, label_map))
+    labelled = {case.case_id: case for case in discovery.cases if case.has_labels}
     found = done & labelled.keys()
     if not found:
         raise UsageError(
@@ -93,7 +97,24 @@ def _pairs(folder: str, truth: str, config: Config) -> tuple[list[CaseSource], L
             mend="Name the folder that holds the true labels.",
         )
     chosen, note = _of_split(found, config.evaluate.split, _bundle_split(folder))
-    return [labelled[case_id] for case_id in sorted(chosen)], label_map, [note]
+    return [labelled[case_id] for case_id in sorted(chosen)], label_map, [note, *_unnamed(label_map, discovery)]
+
+
+def _as_predicted(ingest: IngestConfig, label_map: LabelMap) -> IngestConfig:
+    """The settings of the truth: whether its masks may overlap is known from the prediction."""
+    return ingest.model_copy(update={"overlap": "keep" if label_map.overlapping else "smallest"})
+
+
+def _unnamed(label_map: LabelMap, truth: Discovery) -> list[str]:
+    """What to say of predicted structures that no true label is called."""
+    known = label_map.names if truth.label_map is None else truth.label_map.names
+    absent = [name for name in label_map.names if name not in known]
+    if not absent:
+        return []
+    return [
+        f"The truth names no {', '.join(absent[:5])}, so it counts as absent; where it has another name there "
+        f"({', '.join(known[:5])}), give the config of the ingest by --config."
+    ]
 
 
 def _bundle_split(folder: str) -> dict[str, set[str]]:
@@ -120,23 +141,34 @@ def measure_row(row: dict[str, Any], folder: str, label_map_json: str) -> dict[s
     """The metric rows of one case as JSON, or the reason why there are none."""
     source = CaseSource.from_json(row["source"])
     try:
-        rows, reason = measure_case(source, folder, LabelMap.from_json(label_map_json)), ""
+        rows, reason = measure_case(source, storage.join(folder, row["mask"]), LabelMap.from_json(label_map_json)), ""
     except Exception as error:
         rows, reason = [], reason_for(error)
     return {"case_id": source.case_id, "reason": reason, "rows": json.dumps(rows)}
 
 
-def measure_case(source: CaseSource, folder: str, label_map: LabelMap) -> list[dict[str, Any]]:
+def measure_case(source: CaseSource, mask_path: str, label_map: LabelMap) -> list[dict[str, Any]]:
     """Metric rows of one case, a row a structure. Raises CaseError where mask and truth do not lie on one grid."""
-    mask, geometry = formats.read_labels(storage.join(folder, "masks", f"{source.case_id}.nii.gz"))
-    true = formats.read_truth(source, label_map)
+    mask, geometry = formats.read_mask(mask_path)
+    true = formats.read_truth(source, label_map, overlap="keep" if label_map.overlapping else "smallest")
     if true.shape != mask.shape:
         raise CaseError(
             f"The mask has {mask.shape} voxels and the truth {true.shape}.",
             mend="Predict the case again from its image.",
         )
-    counts = count_pair(label_map.to_index(true), label_map.to_index(mask), label_map.channels)
+    counts = count_case(label_map.to_index(true), label_map.to_index(mask), label_map)
     return case_rows(source.case_id, counts, label_map, geometry.voxel_ml)
+
+
+def _measure_patients(folder: str, rows: list[dict[str, Any]], patients: dict[str, str]) -> list[str]:
+    """Write ``patients.csv/parquet`` where a patient has several cases, and say what they hold."""
+    pooled = patient_rows(rows, patients)
+    if not pooled:
+        return []
+    write_table(folder, "patients", pooled)
+    shown = ", ".join(f"{name} {value:.3f}" for name, value in patient_means(pooled).items())
+    count = len({row["patient"] for row in pooled})
+    return [f"Voxels of a patient's cases counted together, mean Dice over {count} patients: {shown} (patients.csv)."]
 
 
 def _close(
@@ -151,6 +183,7 @@ def _close(
     whole = overall(rows)
     write_table(folder, "metrics", rows)
     write_table(folder, "summary", summary)
+    notes = [*notes, *_measure_patients(folder, rows, {source.case_id: source.patient for source in pairs})]
     facts = {
         "truth_folder": truth,
         "truth": {source.case_id: source.to_json() for source in pairs},

@@ -10,9 +10,11 @@ from typing import TypeVar
 import pyarrow as pa
 
 from segray.config import Config
+from segray.pipelines.admission import memory_at_most
+from segray.pipelines.live import visit_reader
 from segray.pipelines.pace import SlowBreath
 from segray.pipelines.runtime import MIB
-from segray.pipelines.stream import VISITS_A_PASS, spans_of, stream_tables
+from segray.pipelines.stream import LIVE_TASK_BYTES, VISITS_A_PASS, Span, spans_of, stream_tables
 from segray.shards.index import SliceIndex, Visit
 from segray.shards.order import batch_sizes, epoch_slices, plan_epoch, split_visits, steps_of_epoch
 from segray.shards.reader import CompressedSlice, Mixer, SliceBatch, decode_batch, slices_of
@@ -34,7 +36,7 @@ class EpochFeed:
     The order depends on the seed and the epoch alone, so a resumed run sees what the undisturbed one would have.
 
     Args:
-        folder: the shard folder.
+        folder: the shard folder, or the plan of a training on files.
         index: its slices.
         config: seed, sampling, batch size, mixing buffer, threads.
         rank: of this worker.
@@ -46,7 +48,7 @@ class EpochFeed:
         self._folder, self._index, self._config = folder, index, config
         self._rank, self._world = rank, world
         self._steps = steps_a_worker(index, config, world)
-        self._bytes_a_row = sum(part.bytes for part in index.parts) / max(index.part.size, 1)
+        self._bytes_a_row = index.pixel_bytes / max(index.part.size, 1)
         self._next = done + 1
         self._counts: list[int] = []
         self._rows: Iterator[CompressedSlice] = iter(())
@@ -70,15 +72,28 @@ class EpochFeed:
         visits: list[Visit] = []
         epoch = self._next
         while epoch <= self._config.train.epochs and (not visits or len(visits) < VISITS_A_PASS):
-            mine = split_visits(
-                plan_epoch(self._index, self._config.sampling, self._config.seed, epoch), self._rank, self._world
-            )
+            mine = split_visits(self._plan(epoch), self._rank, self._world)
             visits += mine
             self._counts.append(sum(len(visit.rows) for visit in mine))
             epoch += 1
         self.close()
-        self._tables = stream_tables(self._folder, spans_of(visits, self._bytes_a_row), breath=SlowBreath)
+        self._tables = stream_tables(
+            self._folder,
+            self._spans(visits),
+            breath=SlowBreath,
+            read=visit_reader(self._index),
+            memory=memory_at_most(max(part.memory for part in self._index.parts)),
+        )
         self._rows = _rows_of(self._tables)
+
+    def _plan(self, epoch: int) -> list[Visit]:
+        config = self._config
+        return plan_epoch(self._index, config.sampling, config.seed, epoch, together=self._index.hollow)
+
+    def _spans(self, visits: list[Visit]) -> list[Span]:
+        if self._index.hollow:
+            return spans_of(visits, self._bytes_a_row, LIVE_TASK_BYTES, whole=True)
+        return spans_of(visits, self._bytes_a_row)
 
     def close(self) -> None:
         """End the execution that is under way, if there is one."""

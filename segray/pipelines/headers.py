@@ -27,6 +27,7 @@ class Planned:
         size: (z, y, x) voxels.
         spacing: (z, y, x) mm.
         voxel_bytes: bytes of the voxels in memory.
+        channels: names of the channels; () for one without a name.
         label_values: the values in its label volume, where they were asked for.
     """
 
@@ -35,6 +36,7 @@ class Planned:
     spacing: tuple[float, float, float]
     voxel_bytes: int
     label_values: tuple[int, ...] = ()
+    channels: tuple[str, ...] = ()
 
 
 def read_headers(
@@ -45,25 +47,47 @@ def read_headers(
     Returns:
         the planned cases in the order given, and those that cannot be read with the reason in words.
     """
-    tasks = min(max(1, len(cases) // CASES_A_TASK), TASKS_AT_MOST)
-    items = [{"number": number, "source": case.to_json()} for number, case in enumerate(cases)]
-    dataset = ray.data.from_items(items, override_num_blocks=tasks).map(
-        read_header_row, fn_kwargs={"with_label_values": with_label_values}, num_cpus=READ_TASK_CPUS
+    if not cases:
+        return [], []
+    step = max(CASES_A_TASK, -(-len(cases) // TASKS_AT_MOST))
+    # Ray Data takes tens of microseconds a row, so a row holds the cases of a whole task.
+    items = [
+        {"first": first, "sources": json.dumps([case.to_json() for case in cases[first : first + step]])}
+        for first in range(0, len(cases), step)
+    ]
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
+        read_header_block, fn_kwargs={"with_label_values": with_label_values}, num_cpus=READ_TASK_CPUS
     )
     planned, broken = [], []
-    for row in sorted(dataset.take_all(), key=lambda row: int(row["number"])):
-        source = cases[int(row["number"])]
-        if row["reason"]:
-            broken.append((source, str(row["reason"])))
-        else:
-            planned.append(_planned(source, json.loads(row["header"])))
+    for block in sorted(dataset.take_all(), key=lambda block: int(block["first"])):
+        for row in json.loads(block["rows"]):
+            source = cases[int(row["number"])]
+            if row["reason"]:
+                broken.append((source, str(row["reason"])))
+            else:
+                planned.append(_planned(source, json.loads(row["header"])))
     return planned, broken
 
 
 def _planned(source: CaseSource, header: dict[str, Any]) -> Planned:
     z, y, x = header["size"]
     dz, dy, dx = header["spacing"]
-    return Planned(source, (z, y, x), (dz, dy, dx), int(header["voxel_bytes"]), tuple(header["label_values"]))
+    return Planned(
+        source,
+        (z, y, x),
+        (dz, dy, dx),
+        int(header["voxel_bytes"]),
+        tuple(header["label_values"]),
+        tuple(header["channels"]),
+    )
+
+
+def read_header_block(block: dict[str, Any], *, with_label_values: bool) -> dict[str, Any]:
+    """The headers of consecutive cases, as a JSON list of the rows of :func:`read_header_row`."""
+    sources = enumerate(json.loads(block["sources"]), start=int(block["first"]))
+    rows = [{"number": number, "source": source} for number, source in sources]
+    found = [read_header_row(row, with_label_values=with_label_values) for row in rows]
+    return {"first": block["first"], "rows": json.dumps(found)}
 
 
 def read_header_row(row: dict[str, Any], *, with_label_values: bool) -> dict[str, Any]:
@@ -71,12 +95,13 @@ def read_header_row(row: dict[str, Any], *, with_label_values: bool) -> dict[str
     source = CaseSource.from_json(row["source"])
     try:
         header = formats.read_header(source)
-        values = formats.label_values(source) if with_label_values and source.labels else []
+        values = formats.label_values(source) if with_label_values else []
         found = {
             "size": header.size,
             "spacing": header.spacing,
             "voxel_bytes": header.voxel_bytes,
             "label_values": values,
+            "channels": header.channels,
         }
         return {"number": row["number"], "reason": "", "header": json.dumps(found)}
     except Exception as error:

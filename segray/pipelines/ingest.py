@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -16,10 +17,10 @@ import ray
 from ray.data import DataContext
 
 from segray import formats, storage
-from segray.case import Case, LabelMap, voxel_statistics
+from segray.case import Case, LabelMap, channel_volumes, voxel_statistics
 from segray.config import Config
 from segray.errors import CaseError, UsageError
-from segray.formats.source import CaseSource
+from segray.formats.source import CaseSource, Discovery
 from segray.grid import Grid, fill_value, resolve_grid
 from segray.pipelines.admission import memory_classes
 from segray.pipelines.failures import reason_for
@@ -72,11 +73,17 @@ class Recipe:
     rows_per_group: int
     codec: str
     level: int
+    pixels: bool = True
+    channels: Sequence[str] = ()
 
     @property
     def hash(self) -> str:
         """Short SHA-256 of the recipe."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode("utf-8")).hexdigest()[:16]
+
+    def labels(self) -> LabelMap:
+        """The label map; its structures may overlap where masks keep all their voxels."""
+        return LabelMap(self.label_map, overlapping=self.overlap == "keep")
 
 
 def ingest(
@@ -96,27 +103,61 @@ def ingest(
         UsageError: no labelled case was found, or none could be read.
     """
     config = config or Config()
+    return ingest_cases(source, formats.discover(source, config.ingest), destination, config, watcher=watcher)
+
+
+def ingest_cases(
+    source: str,
+    discovery: Discovery,
+    destination: str,
+    config: Config,
+    *,
+    pixels: bool = True,
+    watcher: Watcher | None = None,
+) -> IngestSummary:
+    """:func:`ingest` of what was discovered; without ``pixels`` the parts are hollow, and name the cases' files."""
     folder = storage.absolute(destination)
-    discovery = formats.discover(source, config.ingest)
     failed = list(discovery.problems)
     with ray_session(config.ray):
         cases = [case for case in discovery.cases if case.has_labels]
         planned, broken = read_headers(cases, with_label_values=discovery.label_map is None)
         failed += [(case.case_id, reason) for case, reason in broken]
+        planned, odd = same_channels(planned)
+        failed += odd
         if not planned:
             raise UsageError(_nothing_left(source, failed), mend="Name a folder of labelled cases.")
         label_map, notes = _label_map(discovery.label_map, planned)
-        recipe = _recipe(config, label_map, planned)
+        label_map = replace(label_map, overlapping=config.ingest.overlap == "keep")
+        recipe = replace(_recipe(config, label_map, planned), pixels=pixels)
         facts, new, more = _make_parts(planned, recipe, folder, watcher)
         failed += more
     if not facts:
         raise UsageError(_nothing_left(source, failed), mend="Name a folder of labelled cases.")
-    owners = {case.source.case_id: case.source.patient for case in planned}
-    manifest = _close(folder, facts, owners, recipe, label_map, config)
-    _write_failures(folder, failed)
+    manifest = _close(folder, facts, planned, recipe, label_map, config)
+    write_failures(folder, failed)
     split = {name: len(manifest.cases(name)) for name in SPLITS}
     notes = [*discovery.notes, *notes]
     return IngestSummary(folder, len(manifest.parts), manifest.slices, new, split, notes, failed)
+
+
+def same_channels(planned: Sequence[Planned]) -> tuple[list[Planned], list[Failure]]:
+    """The cases with the channels that most have, and the others with the reason why they are left out."""
+    names = Counter(case.channels for case in planned)
+    common = names.most_common(1)[0][0] if names else ()
+    kept = [case for case in planned if case.channels == common]
+    odd = [
+        (
+            case.source.case_id,
+            f"Its channels are {_channel_names(case.channels)}, those of most cases {_channel_names(common)}.",
+        )
+        for case in planned
+        if case.channels != common
+    ]
+    return kept, odd
+
+
+def _channel_names(channels: Sequence[str]) -> str:
+    return ", ".join(channels) if channels else "one without a name"
 
 
 def _nothing_left(source: str, failed: Sequence[Failure]) -> str:
@@ -145,6 +186,7 @@ def _recipe(config: Config, label_map: LabelMap, planned: Sequence[Planned]) -> 
         settings.rows_per_group,
         settings.codec,
         settings.level,
+        channels=planned[0].channels,
     )
 
 
@@ -203,11 +245,25 @@ def ingest_case(source: CaseSource, recipe: Recipe, folder: str) -> bool:
     before = read_part_facts(folder, source.case_id)
     if before is not None and (before.fingerprint, before.recipe) == (fingerprint, recipe.hash):
         return False
-    label_map = LabelMap(recipe.label_map)
-    case = formats.read_case(source, label_map, overlap=recipe.overlap)
-    slices = slices_of_case(case, label_map, Grid.from_dict(recipe.grid), fingerprint, recipe.hash)
-    write_part(folder, slices, rows_per_group=recipe.rows_per_group, codec=recipe.codec, level=recipe.level)  # type: ignore[arg-type]
+    write_part(
+        folder,
+        read_slices(source, recipe, fingerprint),
+        rows_per_group=recipe.rows_per_group,
+        codec=recipe.codec,  # type: ignore[arg-type]
+        level=recipe.level,
+        origin=None if recipe.pixels else {"source": source.to_json(), "recipe": asdict(recipe)},
+    )
     return True
+
+
+def read_slices(source: CaseSource, recipe: Recipe, fingerprint: str) -> CaseSlices:
+    """Read a case and bring it to the grid. Raises CaseError where it cannot be used."""
+    label_map = recipe.labels()
+    case = formats.read_case(source, label_map, overlap=recipe.overlap)
+    found, wanted = len(channel_volumes(case.voxels)), max(len(recipe.channels), 1)
+    if found != wanted:
+        raise CaseError(f"The case has {found} channels, the others {wanted}.", mend="Take it out of the folder.")
+    return slices_of_case(case, label_map, Grid.from_dict(recipe.grid), fingerprint, recipe.hash)
 
 
 def slices_of_case(case: Case, label_map: LabelMap, grid: Grid, fingerprint: str, recipe: str) -> CaseSlices:
@@ -215,36 +271,42 @@ def slices_of_case(case: Case, label_map: LabelMap, grid: Grid, fingerprint: str
     if case.labels is None:
         raise CaseError("The case has no labels.")
     indices = label_map.to_index(case.labels)
-    mean, sd = voxel_statistics(case.voxels)
-    intensity = case_intensity(case.voxels, indices, zlib.crc32(case.case_id.encode("utf-8")))
-    filled = replace(grid, fill=fill_value(case.voxels))
-    images, placement = image_to_grid(case.voxels, case.geometry.spacing, filled)
-    labels = labels_to_grid(indices, placement, filled)
+    channels = channel_volumes(case.voxels)
+    voxels = channels[0] if len(channels) == 1 else case.voxels
+    statistics = [voxel_statistics(volume) for volume in channels]
+    seed = zlib.crc32(case.case_id.encode("utf-8"))
+    filled = replace(grid, fill=fill_value(channels[0]))
+    images, placement = image_to_grid(voxels, case.geometry.spacing, filled)
+    labels = labels_to_grid(indices, placement, filled, overlapping=label_map.overlapping)
     return CaseSlices(
         case_id=case.case_id,
         images=np.ascontiguousarray(images),
         labels=np.ascontiguousarray(labels),
         spacing=(case.geometry.spacing[0], *placement.spacing),
         z_first=float(case.geometry.lps_affine[2, 3]),
-        mean=mean,
-        sd=sd,
-        intensity=intensity,
+        mean=[mean for mean, _ in statistics],
+        sd=[sd for _, sd in statistics],
+        intensity=[case_intensity(volume, indices, seed) for volume in channels],
         fingerprint=fingerprint,
         recipe=recipe,
         notes=case.notes,
+        overlapping=label_map.overlapping,
     )
 
 
 def _close(
     folder: str,
     facts: Sequence[PartFacts],
-    owners: dict[str, str],
+    planned: Sequence[Planned],
     recipe: Recipe,
     label_map: LabelMap,
     config: Config,
 ) -> Manifest:
     """Index, then manifest, then the removal of parts that no longer belong."""
-    split = split_cases({part.case_id: owners[part.case_id] for part in facts}, config.ingest.split)
+    owners = {case.source.case_id: case.source.patient for case in planned}
+    memory = {} if recipe.pixels else {case.source.case_id: bytes_needed(case) for case in planned}
+    given = {case.source.case_id: case.source.split for case in planned}
+    split = split_cases({part.case_id: owners[part.case_id] for part in facts}, config.ingest.split, given)
     parts = [
         PartEntry(
             part.case_id,
@@ -256,11 +318,15 @@ def _close(
             part.fingerprint,
             part.recipe,
             part.notes,
+            left_out=part.hollow.bytes if part.hollow else 0,
+            memory=memory.get(part.case_id, 0),
         )
         for part in facts
     ]
     trained = [part.intensity for part in facts if split[part.case_id] == "train"]
-    manifest = Manifest(label_map, Grid.from_dict(recipe.grid), pool_intensity(trained), parts, asdict(recipe))
+    channels = range(max(len(recipe.channels), 1))
+    intensity = [pool_intensity([case[channel] for case in trained]) for channel in channels]
+    manifest = Manifest(label_map, Grid.from_dict(recipe.grid), intensity, parts, asdict(recipe), recipe.channels)
     storage.write_bytes(storage.join(folder, INDEX), build_index(folder, parts))
     storage.write_text(storage.join(folder, "label_map.json"), label_map.to_json())
     storage.write_text(storage.join(folder, MANIFEST), manifest.to_json())
@@ -271,7 +337,8 @@ def _close(
     return manifest
 
 
-def _write_failures(folder: str, failed: Sequence[Failure]) -> None:
+def write_failures(folder: str, failed: Sequence[Failure]) -> None:
+    """``failures.csv`` with a row for each case or file that cannot be used."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("case_id", "reason"))

@@ -9,6 +9,8 @@ from segray import storage
 from segray.evaluation.tables import write_table
 
 LEDGER = "ledger.jsonl"
+NOT_SHOWN = ("fingerprint", "source")
+"""What a second run and the report need, and no table shows."""
 
 Row = dict[str, Any]
 
@@ -60,5 +62,5 @@ class Ledger:
 
     def write_tables(self) -> None:
         """``cases.csv`` and ``cases.parquet`` with a row a case."""
-        rows = [{key: value for key, value in row.items() if key != "fingerprint"} for row in self.rows]
+        rows = [{key: value for key, value in row.items() if key not in NOT_SHOWN} for row in self.rows]
         write_table(self._folder, "cases", rows)

@@ -11,7 +11,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 from segray import __version__, formats, storage
-from segray.config import Config
+from segray.config import Config, IngestConfig
 from segray.errors import UsageError
 from segray.formats.source import CaseSource
 from segray.nets.bundle import Bundle, load_bundle
@@ -96,8 +96,15 @@ def find_bundle(path: str) -> str:
     raise UsageError(f"{path} holds no bundle.", mend="Name a run folder of `segray train`, or its bundle/ folder.")
 
 
+def _as_trained(ingest: IngestConfig, bundle: Bundle) -> IngestConfig:
+    """Pictures become the channels of the training, whatever most of the new ones look like."""
+    if ingest.picture_channels != "auto":
+        return ingest
+    return ingest.model_copy(update={"picture_channels": "grey" if bundle.in_channels == 1 else "rgb"})
+
+
 def _cases(source: str, config: Config, bundle: Bundle) -> tuple[list[CaseSource], list[tuple[str, str]]]:
-    discovery = formats.discover(source, config.ingest, labelled=False)
+    discovery = formats.discover(source, _as_trained(config.ingest, bundle), labelled=False)
     cases, problems = discovery.cases, discovery.problems
     if config.predict.split != "all":
         chosen = set(bundle.split.get(config.predict.split, ()))
@@ -138,8 +145,7 @@ def _is_missing(case: CaseSource, ledger: Ledger, folder: str, config: Config) -
         return True
     if row["status"] != "ok":
         return config.predict.retry_failed
-    mask = storage.join(folder, "masks", f"{case.case_id}.nii.gz")
-    return not storage.exists(mask) or row.get("fingerprint") != case.fingerprint()
+    return not storage.exists(storage.join(folder, row["mask"])) or row.get("fingerprint") != case.fingerprint()
 
 
 def _run(cases: list[CaseSource], bundle: Bundle, bundle_folder: str, folder: str, config: Config) -> Iterator[str]:
@@ -191,7 +197,7 @@ def _run_class(
             num_gpus=shape.gpus,
         )
         dataset = dataset.map_batches(
-            WriteStage(folder, bundle.label_map.to_json()),
+            WriteStage(folder, bundle.label_map.to_json(), config.predict.output),
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=READ_TASK_CPUS,

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from segray import formats, storage
-from segray.case import Geometry, LabelMap, Volume
+from segray.case import Geometry, LabelMap, Volume, channel_volumes
 from segray.config import PredictConfig
 from segray.engine.predictor import Predictor
 from segray.evaluation.statistics import structure_statistics
@@ -32,6 +32,7 @@ SCHEMA = pa.schema(
         ("notes", pa.string()),
         ("voxels", pa.large_binary()),
         ("dtype", pa.string()),
+        ("channels", pa.int32()),
         ("labels", pa.large_binary()),
         ("labels_dtype", pa.string()),
         ("seconds_read", pa.float64()),
@@ -56,11 +57,20 @@ def _column(field: pa.Field, value: Any) -> pa.Array:
     return pa.array([value], type=field.type)
 
 
-def volume_of(table: pa.Table, name: str, dtype: str, size: tuple[int, int, int]) -> Volume:
-    """The (z, y, x) array in a binary column of a one-row table, as a view of its buffer."""
+def volume_of(table: pa.Table, name: str, dtype: str, size: tuple[int, ...]) -> Volume:
+    """The array of shape ``size`` in a binary column of a one-row table, as a view of its buffer."""
     chunk = table.column(name).combine_chunks()
     array = chunk.chunk(0) if isinstance(chunk, pa.ChunkedArray) else chunk
     return np.frombuffer(array[0].as_buffer(), dtype=dtype).reshape(size)
+
+
+def voxels_of(table: pa.Table, geometry: Geometry) -> Volume:
+    """The voxels of a one-row table: (z, y, x), or (z, c, y, x) with several channels."""
+    channels = table.column("channels")[0].as_py()
+    z, y, x = geometry.size
+    return volume_of(
+        table, "voxels", table.column("dtype")[0].as_py(), (z, channels, y, x) if channels > 1 else (z, y, x)
+    )
 
 
 def read_stage(table: pa.Table) -> pa.Table:
@@ -69,12 +79,13 @@ def read_stage(table: pa.Table) -> pa.Table:
     row: Row = {"case_id": source.case_id, "source": source.to_json()}
     begin = time.perf_counter()
     try:
-        case = formats.read_image(source.image)
+        case = formats.read_image(source)
         voxels = np.ascontiguousarray(case.voxels)
         row |= {
             "geometry": case.geometry.to_json(),
             "voxels": voxels,
             "dtype": voxels.dtype.str,
+            "channels": voxels.shape[1] if voxels.ndim == 4 else 1,
             "notes": " ".join(case.notes),
         }
     except Exception as error:
@@ -94,7 +105,7 @@ class PredictStage:
         if table.column("reason")[0].as_py() is not None:
             return table
         geometry = Geometry.from_json(table.column("geometry")[0].as_py())
-        voxels = volume_of(table, "voxels", table.column("dtype")[0].as_py(), geometry.size)
+        voxels = voxels_of(table, geometry)
         row: Row = {}
         begin = time.perf_counter()
         try:
@@ -122,12 +133,14 @@ class WriteStage:
 
     folder: str
     label_map: str
+    output: str = "auto"
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The result row of a one-row table, as JSON in ``row``."""
         values = {name: table.column(name)[0].as_py() for name in SCHEMA.names if name not in ("voxels", "labels")}
         source = CaseSource.from_json(values["source"])
         row: Row = {"case_id": values["case_id"], "status": "ok", "reason": "", "image": source.image}
+        row["source"] = values["source"]
         row["fingerprint"] = source.fingerprint() if values["reason"] is None else ""
         begin = time.perf_counter()
         if values["reason"] is None:
@@ -147,11 +160,14 @@ class WriteStage:
         label_map = LabelMap.from_json(self.label_map)
         geometry = Geometry.from_json(values["geometry"])
         indices = volume_of(table, "labels", values["labels_dtype"], geometry.size)
-        voxels = volume_of(table, "voxels", values["dtype"], geometry.size)
-        mask = f"masks/{values['case_id']}.nii.gz"
-        formats.write_mask(storage.join(self.folder, mask), label_map.to_value(indices), geometry)
+        voxels = channel_volumes(voxels_of(table, geometry))[0]
+        source = CaseSource.from_json(values["source"])
+        mask = f"masks/{source.case_id}{formats.mask_ending(source, self.output)}"
+        formats.write_mask(storage.join(self.folder, mask), label_map.to_value(indices), geometry, label_map, source)
         row: Row = {"mask": mask, "notes": values["notes"] or ""}
-        statistics = structure_statistics(voxels, indices, label_map.channels, geometry.voxel_ml)
+        statistics = structure_statistics(
+            voxels, indices, label_map.channels, geometry.voxel_ml, overlapping=label_map.overlapping
+        )
         for name, value in statistics.as_row(label_map).items():
             row[name] = round(value, 4) if value == value else None
         return row

@@ -21,6 +21,8 @@ CONFIG = "config.yaml"
 LOG = "run.log"
 BUNDLE = "bundle"
 CHECKPOINTS = "checkpoints"
+LIVE = "live"
+FAILURES = "failures.csv"
 
 PROGRESS_EVERY_S = 1.0
 
@@ -56,13 +58,17 @@ class RunFolder:
         return storage.exists(self.file(CONFIG))
 
     def begin(self, config_yaml: str) -> None:
-        """Start a run. Raises UsageError where the folder holds one already, since Ray would silently go on with it."""
+        """Start a run. Raises UsageError as :meth:`refuse_second`."""
+        self.refuse_second()
+        storage.write_text(self.file(CONFIG), config_yaml)
+
+    def refuse_second(self) -> None:
+        """Raise UsageError where the folder holds a run already, since Ray would silently go on with it."""
         if self.exists:
             raise UsageError(
                 f"{self.path} holds a run already.",
                 mend=f"Go on with it by `segray train --resume {self.path}`, or name another folder by --run.",
             )
-        storage.write_text(self.file(CONFIG), config_yaml)
 
     def log(self, text: str) -> None:
         """A line with the time in ``run.log``."""

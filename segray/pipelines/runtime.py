@@ -19,6 +19,17 @@ MIB = 1024 * 1024
 READ_TASK_CPUS = 0.25
 """CPUs that a task declares which only moves compressed bytes."""
 
+KEEP_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
+}
+"""Environment of processes that compute on tensors: glibc keeps what a step frees for the next one.
+
+By default it gives blocks above 32 MiB back to the system at once, and those of a thread in heaps of 64 MiB: every step
+of a 32..512 U-Net at 256x256 then took 290,000 page faults, and 11 % more CPU time than with these settings (38,000).
+"""
+
 
 @dataclass(frozen=True)
 class Node:

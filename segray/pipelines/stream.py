@@ -1,9 +1,10 @@
-"""Shards through Ray Data: tasks read row groups still compressed, the consumer mixes and decodes them."""
+"""Slices through Ray Data: tasks read row groups still compressed, the consumer mixes and decodes them."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import pyarrow as pa
@@ -11,17 +12,22 @@ import ray
 from ray.data import DataContext
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
+from ray.exceptions import RayTaskError
 
+from segray.errors import SegrayError
 from segray.pipelines.pace import Breath, paced_context
 from segray.pipelines.runtime import MIB, READ_TASK_CPUS
 from segray.shards.index import Visit
-from segray.shards.reader import read_visit
+from segray.shards.reader import ReadVisit, read_visit
 
 TASK_BYTES = 64 * MIB
 """Compressed bytes that one read task brings, as one block: large enough that Ray's cost a task vanishes.
 
 One block a task, so that no running task holds finished blocks that back-pressure does not let out.
 """
+
+LIVE_TASK_BYTES = 8 * MIB
+"""The same where cases are read from their files, at least one case: making the rows is the slow part there."""
 
 NODE_LABEL = "ray.io/node-id"
 
@@ -45,9 +51,9 @@ class Span:
 class ShardDatasource(Datasource):  # type: ignore[misc]
     """Row groups of a shard folder in the order of ``spans``, as Arrow tables of compressed rows."""
 
-    def __init__(self, folder: str, spans: Sequence[Span]) -> None:
+    def __init__(self, folder: str, spans: Sequence[Span], read: ReadVisit = read_visit) -> None:
         super().__init__()
-        self._folder = folder
+        self._folder, self._read = folder, read
         self._spans = list(spans)
 
     def estimate_inmemory_data_size(self) -> int:
@@ -62,24 +68,28 @@ class ShardDatasource(Datasource):  # type: ignore[misc]
         return [self._task(span) for span in self._spans]
 
     def _task(self, span: Span) -> ReadTask:
-        folder = self._folder
+        folder, read = self._folder, self._read
         metadata = BlockMetadata(num_rows=span.rows, size_bytes=span.bytes, exec_stats=None)
-        return ReadTask(lambda: [read_span(folder, span)], metadata)
+        return ReadTask(lambda: [read_span(folder, span, read)], metadata)
 
 
-def read_span(folder: str, span: Span) -> pa.Table:
+def read_span(folder: str, span: Span, read: ReadVisit = read_visit) -> pa.Table:
     """The rows of a span in one table."""
-    return pa.concat_tables([read_visit(folder, visit) for visit in span.visits])
+    return pa.concat_tables([read(folder, visit) for visit in span.visits])
 
 
-def spans_of(visits: Iterable[Visit], bytes_a_row: float, task_bytes: int = TASK_BYTES) -> list[Span]:
-    """Cut visits, in order, into spans of about ``task_bytes``."""
+def spans_of(
+    visits: Sequence[Visit], bytes_a_row: float, task_bytes: int = TASK_BYTES, *, whole: bool = False
+) -> list[Span]:
+    """Cut visits, in order, into spans of about ``task_bytes``; ``whole``: never between two visits of one part."""
     spans: list[Span] = []
     waiting: list[Visit] = []
     rows = 0
-    for visit in visits:
+    for visit, after in zip_longest(visits, visits[1:]):
         waiting.append(visit)
         rows += len(visit.rows)
+        if whole and after is not None and after.part == visit.part:
+            continue
         if rows * bytes_a_row >= task_bytes:
             spans.append(Span(tuple(waiting), int(rows * bytes_a_row)))
             waiting, rows = [], 0
@@ -95,6 +105,8 @@ def stream_tables(
     here: bool = True,
     cpus: float = READ_TASK_CPUS,
     breath: type[Breath] = Breath,
+    read: ReadVisit = read_visit,
+    memory: int = 0,
 ) -> Generator[pa.Table, None, None]:
     """Read ``spans`` through Ray Data, in their order; memory is bounded by Ray's back-pressure.
 
@@ -107,20 +119,40 @@ def stream_tables(
         here: read on the node of the caller where it has CPUs free, else anywhere.
         cpus: CPUs that a read task declares.
         breath: the pause of the scheduling loop.
+        read: what gives the rows of a visit.
+        memory: bytes that a read task declares.
 
     Yields:
         Arrow tables of compressed rows; the buffers lie in the object store and are not copied.
+
+    Raises:
+        SegrayError: what a read task raised.
     """
     context = paced_context(breath)
     context.execution_options.preserve_order = True
     context.target_max_block_size = 2 * TASK_BYTES
-    near: dict[str, Any] = {}
+    near: dict[str, Any] = {"memory": memory} if memory else {}
     if here:
         node = ray.get_runtime_context().get_node_id()
-        near = {"label_selector": {NODE_LABEL: node}, "fallback_strategy": [{"label_selector": {}}]}
+        near |= {"label_selector": {NODE_LABEL: node}, "fallback_strategy": [{"label_selector": {}}]}
     with DataContext.current(context):
         dataset = ray.data.read_datasource(
-            ShardDatasource(folder, spans), override_num_blocks=len(spans), num_cpus=cpus, **near
+            ShardDatasource(folder, spans, read), override_num_blocks=len(spans), num_cpus=cpus, **near
         )
         (iterator,) = dataset.streaming_split(1, equal=False)
-    yield from iterator.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+    try:
+        yield from iterator.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+    except RayTaskError as error:
+        known = cause_of(error)
+        if known is None:
+            raise
+        raise known from error
+
+
+def cause_of(error: BaseException | None) -> SegrayError | None:
+    """The error that a task raised in words for the user, out of what Ray wrapped around it."""
+    while error is not None:
+        if isinstance(error, SegrayError) and not isinstance(error, RayTaskError):
+            return error
+        error = getattr(error, "cause", None) or error.__cause__
+    return None

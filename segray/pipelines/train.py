@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
@@ -14,12 +14,14 @@ from ray.train.torch import TorchTrainer
 from segray import storage
 from segray.config import Config, dump_config, load_config
 from segray.errors import SegrayError, UsageError
-from segray.pipelines.run_folder import BUNDLE, CHECKPOINTS, CONFIG, METRICS, RunFolder
-from segray.pipelines.runtime import WorkerShape, ray_session, worker_shape
+from segray.pipelines.live import Planner, data_folder, find_cases, plan_cases
+from segray.pipelines.run_folder import BUNDLE, CHECKPOINTS, CONFIG, FAILURES, METRICS, RunFolder
+from segray.pipelines.runtime import KEEP_MEMORY, WorkerShape, ray_session, worker_shape
 from segray.pipelines.train_worker import SCORE, train_worker
 from segray.shards.manifest import load_manifest
 
 Watcher = Callable[[dict[str, Any]], None]
+Failure = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class TrainSummary:
         epochs: epochs trained, counted over all resumes.
         best_epoch: the epoch of the bundle.
         best_dice: mean validation Dice of the bundle, or None without validation cases.
+        failed: (case id or file, reason) of cases that a training on their files went without.
     """
 
     run: str
@@ -39,12 +42,20 @@ class TrainSummary:
     epochs: int
     best_epoch: int
     best_dice: float | None
+    failed: list[Failure] = field(default_factory=list)
 
 
 def train(
-    config: Config, *, resume: str | None = None, stop_after: int = 0, watcher: Watcher | None = None
+    config: Config,
+    *,
+    resume: str | None = None,
+    stop_after: int = 0,
+    watcher: Watcher | None = None,
+    planner: Planner | None = None,
 ) -> TrainSummary:
-    """Train a net on shards, or go on with an interrupted run.
+    """Train a net on shards or on a folder of labelled cases, or go on with an interrupted run.
+
+    Cases are planned first (:func:`segray.pipelines.live.plan_cases`), then read from their files in every epoch.
 
     Args:
         config: the settings; ``train.shards`` and ``train.run`` are needed. With ``resume`` the run's own
@@ -53,9 +64,10 @@ def train(
         stop_after: halt when this epoch is finished, to go on later by ``resume``; the schedule is that of all
             epochs. 0: no halt.
         watcher: called about once a second with the content of ``progress.json``.
+        planner: told of the planning of a training on cases.
 
     Raises:
-        UsageError: no shards or run folder named, or the run folder holds a run already.
+        UsageError: no shards, cases or run folder named, or the run folder holds a run already.
         SegrayError: the training failed; the reason is in one line, the details are in ``run.log``.
     """
     run = RunFolder(_run_path(config, resume))
@@ -64,10 +76,16 @@ def train(
             raise UsageError(f"{run.path} holds no run to resume.", mend="Start one by `segray train CONFIG`.")
         config = load_config(run.file(CONFIG)).model_copy(update={"ray": config.ray})
     config = _with_absolute_paths(config, run)
-    load_manifest(str(config.train.shards))
+    found = None if resume else find_cases(config)
+    if resume or found is None:
+        load_manifest(data_folder(config))
     if not resume:
-        run.begin(dump_config(config))
+        run.refuse_second()
     with ray_session(config.ray):
+        if found is not None:
+            plan_cases(found, config, run, planner or Planner())
+        if not resume:
+            run.begin(dump_config(config))
         shape = worker_shape(config.train.workers, config.train.cpus_per_worker, config.train.gpu)
         run.write_history(fatal="", finished=False)
         run.log(f"start: {config.train.workers} workers, each {shape.cpus:g} CPUs and {shape.gpus:g} GPUs")
@@ -88,7 +106,8 @@ def summarise(run: RunFolder) -> TrainSummary:
             f"The training in {run.path} ended before its first epoch.", mend=f"See {run.file('run.log')}."
         )
     best = history["best"]
-    return TrainSummary(run.path, run.file(BUNDLE), int(rows[-1]["epoch"]), int(best["epoch"]), best["dice"])
+    failed = [(row["case_id"], row["reason"]) for row in run.rows(FAILURES)]
+    return TrainSummary(run.path, run.file(BUNDLE), int(rows[-1]["epoch"]), int(best["epoch"]), best["dice"], failed)
 
 
 def _run_path(config: Config, resume: str | None) -> str:
@@ -100,7 +119,9 @@ def _run_path(config: Config, resume: str | None) -> str:
 
 def _with_absolute_paths(config: Config, run: RunFolder) -> Config:
     if not config.train.shards:
-        raise UsageError("No shards are named.", mend="Give --shards FOLDER, or train.shards in the config.")
+        raise UsageError(
+            "Neither shards nor cases are named.", mend="Give --shards FOLDER, or train.shards in the config."
+        )
     paths = {"shards": storage.absolute(config.train.shards), "run": run.path}
     return config.model_copy(update={"train": config.train.model_copy(update=paths)})
 
@@ -125,6 +146,7 @@ def _fit(config: Config, run: RunFolder, shape: WorkerShape, stop_after: int) ->
             storage_path=run.path,
             failure_config=FailureConfig(max_failures=config.train.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=SCORE),
+            worker_runtime_env={"env_vars": KEEP_MEMORY},
         ),
     )
     reason = ""

@@ -33,6 +33,7 @@ from segray.nets.normalise import Normalisation
 from segray.nets.unet import build_net
 from segray.pipelines.failures import reason_for
 from segray.pipelines.feed import EpochFeed, steps_a_worker
+from segray.pipelines.live import data_folder, visit_reader
 from segray.pipelines.run_folder import BUNDLE, RunFolder
 from segray.shards.index import SliceIndex, load_index
 from segray.shards.manifest import Manifest, load_manifest
@@ -91,14 +92,14 @@ class _Session:
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         self.config = config
         self.run = RunFolder(str(config.train.run))
-        self.folder = str(config.train.shards)
+        self.folder = data_folder(config)
         self.manifest: Manifest = load_manifest(self.folder)
         self.index: SliceIndex = load_index(self.folder, self.manifest)
         self.label_map: LabelMap = self.manifest.label_map
         self.device = get_device()
         self.normalisation = normalisation_of(config, self.manifest)
         torch.manual_seed(config.seed)
-        net = build_net(config.net, 1, self.label_map.channels)
+        net = build_net(config.net, self.manifest.in_channels, self.label_map.channels)
         self.trainer = Trainer(
             config,
             net,
@@ -106,6 +107,7 @@ class _Session:
             device=self.device,
             rank=self.rank,
             wrap=self._wrap if self.world > 1 else None,
+            overlapping=self.label_map.overlapping,
         )
         self.position = Position()
         self.steps = steps_a_worker(self.index, config, self.world)
@@ -126,7 +128,7 @@ class _Session:
         if self.rank == 0:
             self.run.rewind(self.position.epoch)
             what = f"resume after epoch {self.position.epoch}" if checkpoint else "train from the beginning"
-            self.run.log(f"{what}: {self.world} workers, {self.steps} steps an epoch")
+            self.run.log(f"{what}: {self.world} workers, {self.steps} steps an epoch, {self.trainer.precision}")
 
     def _note_workers(self) -> None:
         node = ray.get_runtime_context().get_node_id()
@@ -251,12 +253,23 @@ class _Session:
 
     def _validation_dice(self, cases: list[str]) -> np.ndarray[Any, Any]:
         """(cases, structures): Dice of whole held-out cases on the shards' grid, each worker its part of the cases."""
-        counts = torch.zeros(len(cases), self.label_map.channels, 3, dtype=torch.int64, device=self.device)
+        channels = len(self.label_map.names) + 1
+        counts = torch.zeros(len(cases), channels, 3, dtype=torch.int64, device=self.device)
         number = {case: position for position, case in enumerate(cases)}
-        validator = Validator(self.trainer.network, self.normalisation, self.device, self.config.train.precision)
+        validator = Validator(
+            self.trainer.network,
+            self.normalisation,
+            self.device,
+            self.trainer.precision,
+            overlapping=self.label_map.overlapping,
+        )
         mine = self.index.visits_of(cases[self.rank :: self.world])
         for arrays in iterate_batches(
-            self.folder, mine, 2 * self.config.train.batch_size, threads=self.config.train.decode_threads
+            self.folder,
+            mine,
+            2 * self.config.train.batch_size,
+            threads=self.config.train.decode_threads,
+            read=visit_reader(self.index),
         ):
             batch = Batch.from_arrays(
                 arrays.images, arrays.labels, arrays.mean, arrays.sd, arrays.case_ids, device=self.device
@@ -306,14 +319,25 @@ class _Session:
             label_map=self.label_map,
             grid=self.manifest.grid,
             normalisation=self.normalisation,
+            in_channels=self.manifest.in_channels,
+            channels=self.manifest.channels,
             metrics={"validation_dice": best, "epoch": self.position.epoch},
             split={name: self.index.cases(name) for name in ("train", "validation", "test")},
-            provenance={"shards": self.folder, "seed": self.config.seed, "seconds": row["seconds"]},
+            provenance={"shards": self.config.train.shards, "seed": self.config.seed, "seconds": row["seconds"]},
         )
         self.run.write_history(best={"epoch": self.position.epoch, "dice": best})
 
 
 def normalisation_of(config: Config, manifest: Manifest) -> Normalisation:
     """The recipe from voxel values to the net's input, with the statistics of the shards."""
-    stats = manifest.intensity
-    return Normalisation.from_config(config.intensity, lo=stats.p005, hi=stats.p995, mean=stats.mean, sd=stats.sd)
+    found = manifest.intensity
+    if len(found) == 1:
+        (stats,) = found
+        return Normalisation.from_config(config.intensity, lo=stats.p005, hi=stats.p995, mean=stats.mean, sd=stats.sd)
+    return Normalisation.from_config(
+        config.intensity,
+        lo=tuple(stats.p005 for stats in found),
+        hi=tuple(stats.p995 for stats in found),
+        mean=tuple(stats.mean for stats in found),
+        sd=tuple(stats.sd for stats in found),
+    )

@@ -42,7 +42,7 @@ def test_masks_of_all_orientations_are_equal_after_reorientation(
     assert len(files) == 48
     canonical = []
     for path in files:
-        case = formats.read_image(str(path))
+        case = formats.read_image(formats.lone_image(str(path)))
         indices = predictor.predict(case.voxels, case.geometry.spacing)
         target = tmp_path / path.name
         formats.write_mask(str(target), predictor.bundle.label_map.to_value(indices), case.geometry)
@@ -58,7 +58,7 @@ def test_masks_of_all_orientations_are_equal_after_reorientation(
 @pytest.mark.parametrize(("name", "word"), [("complex.nii.gz", "complex"), ("ct_perfusion.nii.gz", "RGB")])
 def test_volumes_that_are_no_scan_are_refused_in_one_sentence(shared_data: Path, name: str, word: str) -> None:
     with pytest.raises(CaseError) as caught:
-        formats.read_image(str(shared_data / "robust" / name))
+        formats.read_image(formats.lone_image(str(shared_data / "robust" / name)))
     assert word.lower() in caught.value.message.lower()
     assert "\n" not in str(caught.value)
 
@@ -67,7 +67,7 @@ def test_a_sheared_volume_is_predicted_on_its_own_grid_and_said(
     shared_data: Path, predictor: Predictor, tmp_path: Path
 ) -> None:
     path = shared_data / "robust" / "shear.nii.gz"
-    case = formats.read_image(str(path))
+    case = formats.read_image(formats.lone_image(str(path)))
     assert any("shear" in note.lower() for note in case.notes)
     indices = predictor.predict(case.voxels, case.geometry.spacing)
     formats.write_mask(str(tmp_path / "shear.nii.gz"), predictor.bundle.label_map.to_value(indices), case.geometry)
