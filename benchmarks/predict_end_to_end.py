@@ -3,10 +3,11 @@
     python benchmarks/predict_end_to_end.py [--small] [--rounds 3] [--threads 0] [--memory]
 
 The peer is the loop of milesial's Pytorch-UNet ``predict.py`` over the slices of a NIfTI file: nibabel get_fdata, one
-float32 slice after the other through the net, argmax, nibabel save. segray: formats.read_image, Predictor (bf16),
-formats.write_mask. "forward" is the network of the Predictor alone on slices that are normalised already, as many at
-once as the Predictor takes. All three in turn in each round, medians, ratios paired within a round. The net is trained
-for some steps on the phantom, so that masks mean something; both masks must agree (Dice >= 0.999 a structure).
+float32 slice after the other through the net, argmax, nibabel save. segray: formats.read_image, Predictor (bf16 where
+the CPU has it), formats.write_mask. "forward" is the network of the Predictor alone on slices that are normalised
+already, as many at once as the Predictor takes. All three in turn in each round, medians, ratios paired within a
+round. The net is trained for some steps on the phantom, so that masks mean something; both masks must agree (Dice >=
+0.999 a structure).
 
 ``--memory``: peak resident memory of a fresh process that reads, predicts and writes a 512x512x600 case with 117
 structures on a 1.5 mm grid, so that scores are brought back to the file's 0.8 mm (target < 3 GiB).
@@ -131,7 +132,7 @@ def slice_loop(net: torch.nn.Module, source: str, target: str) -> None:
 
 def with_segray(predictor: Predictor, source: str, target: str) -> None:
     """segray's way from file to file."""
-    case = formats.read_image(source)
+    case = formats.read_image(formats.lone_image(source))
     labels = predictor.predict(case.voxels, case.geometry.spacing)
     formats.write_mask(target, predictor.bundle.label_map.to_value(labels), case.geometry)
 
@@ -161,7 +162,7 @@ def compare(side: int, slices: int, features: list[int], rounds: int, steps: int
         source, theirs, ours = (f"{folder}/{name}.nii.gz" for name in ("ct", "peer", "segray"))
         write_scan(source, voxels)
         predictor, net = Predictor(bundle, PredictConfig(gpu="no")), bundle.network()
-        forward = ForwardPass(net, torch.device("cpu"), "bf16")
+        forward = ForwardPass(net, torch.device("cpu"), "auto")
         at_once = predictor.slices_at_once((side, side))
         ready = WINDOW.apply(torch.from_numpy(voxels), torch.zeros(slices), torch.ones(slices)).split(at_once)
 

@@ -82,7 +82,7 @@ class Shards:
         for number, (images, labels) in enumerate(cases):
             name = f"case{number:03d}"
             stats = case_intensity(images, labels, number)
-            case = CaseSlices(name, images, labels, (5.0, 1.0, 1.0), 0.0, 0.0, 1.0, stats, "-", "-", [])
+            case = CaseSlices(name, images, labels, (5.0, 1.0, 1.0), 0.0, [0.0], [1.0], [stats], "-", "-", [])
             facts = write_part(self.folder, case, rows_per_group=GROUP, codec=codec)  # type: ignore[arg-type]
             self.bytes += facts.bytes
             self.visits += [

@@ -2,15 +2,20 @@
 
     python benchmarks/train_rate.py [--steps 40] [--rounds 3] [--small]
 
-Same network (32..512 features), loss, optimiser, bf16 autocast, batch of 4 slices of 256x256 and threads. The bare
-loop holds its batches in memory, normalised, and augments nothing; segray reads compressed shards, mixes, decodes,
-normalises and augments. In turn in each round; the bare loop runs in a process of its own. segray's figure is that
-of its steps.csv (step time and data wait), the first three steps of each left out.
+Same network (32..512 features), loss, optimiser, precision (bf16 autocast where the CPU has it), batch of 4 slices of
+256x256 and threads. The bare loop holds its batches in memory, normalised, and augments nothing; segray reads
+compressed shards, mixes, decodes, normalises and augments. In turn in each round; the bare loop runs in a process of
+its own. segray's figure is that of its steps.csv (step time and data wait), the first three steps of each left out.
 
 Predicted: the data wait vanishes behind the step; augmentation costs 4 slices / 250 slices/s = 16 ms of a step of
-about a second: 0.97 to 0.98. Measured: results/train_rate.json (0.94). It was 0.90 (3 rounds)
-before the scheduling loop paused longer and the progress file was no longer flushed, 0.94 (2 rounds) after; what takes
-the rest was not profiled.
+about a second: 0.97 to 0.98. Measured: 0.94 on a CPU with avx512_bf16 (2 rounds; 0.90 before the scheduling loop
+paused longer and the progress file was no longer flushed), 0.81 on one with AVX2 only (results/train_rate.json, 3
+rounds, before glibc was told to keep freed memory).
+
+The profile on the latter: the data wait is nothing (0.02 %). The same Trainer.step without Ray takes 1.03 to 1.10 of
+the bare loop's step. The rest is Ray's idle processes: a dozen of them wake 100 times a second each to look for
+signals (10 ms, fixed in Ray's core) and take 0.7 to 1 % of a core each, 14 % of one core together, while the two
+threads of a step wait for each other after every operation. The niceness of the workers changed nothing.
 """
 
 from __future__ import annotations
@@ -34,6 +39,7 @@ from shard_folder import write_shards
 from shard_reading import phantom
 
 from segray.config import Config, load_config
+from segray.engine.precision import resolve_precision
 from segray.nets.losses import segmentation_loss
 from segray.nets.unet import build_net
 from segray.pipelines.runtime import ray_session
@@ -77,7 +83,7 @@ def bare_loop(features: list[int], steps: int) -> float:
         part = slice(step % 4 * BATCH, (step % 4 + 1) * BATCH)
         begin = time.perf_counter()
         optimiser.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=resolve_precision("auto", "cpu") == "bf16"):
             logits = net(inputs[part])
         segmentation_loss(logits, truth[part], config.loss).total.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 12.0)
