@@ -60,7 +60,8 @@ def monai_dice(truth: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
 
 def to_one_hot(labels: Labels, channels: int) -> torch.Tensor:
     """(1, channels, z, y, x) float32, as MONAI's users make it."""
-    return one_hot(torch.from_numpy(labels)[None, None], num_classes=channels)
+    found: torch.Tensor = one_hot(torch.from_numpy(labels)[None, None], num_classes=channels)
+    return found
 
 
 def seconds(work: Callable[[], Any]) -> float:

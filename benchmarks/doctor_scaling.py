@@ -71,7 +71,7 @@ def run_in_ray(kind: str, folder: str, warm: str, cpus: int) -> None:
 
     config = load_config(None, [f"ray.cpus={cpus}", "ray.object_store_mib=300"])
     with ray_session(config.ray), tempfile.TemporaryDirectory() as shards:
-        seconds = []
+        seconds: list[float] = []
         for source in (warm, folder):
             begin = time.perf_counter()
             if kind == "doctor":

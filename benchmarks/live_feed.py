@@ -20,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pyarrow as pa
 from machine import write_result
@@ -53,20 +54,17 @@ def read_warm(folder: str, visit: Visit) -> pa.Table:
 
 def rate(folder: str, config: Config, read: ReadVisit | None = None) -> tuple[int, float]:
     """Slices and seconds of all epochs of a feed."""
-    before = feed_module.visit_reader
+    before = live.visit_reader
 
     def chosen(index: SliceIndex) -> ReadVisit:
         return read or before(index)
 
-    feed_module.visit_reader = chosen
-    try:
+    with mock.patch.object(feed_module, "visit_reader", chosen):
         begin = time.perf_counter()
         feed = EpochFeed(folder, load_index(folder, load_manifest(folder)), config, 0, 1, 0)
         slices = sum(len(b.images) for epoch in range(1, config.train.epochs + 1) for b in feed.epoch(epoch))
         feed.close()
         return slices, time.perf_counter() - begin
-    finally:
-        feed_module.visit_reader = before
 
 
 def measure(work: Path, config: Config) -> dict[str, Any]:

@@ -31,11 +31,13 @@ Mask = NDArray[np.bool_]
 def stretched(mask: Mask, slices: int) -> Mask:
     """(z, H, W) with ``slices`` slices, nearest."""
     places = (np.arange(slices) + 0.5) * len(mask) / slices
-    return mask[places.astype(int)]
+    chosen: Mask = mask[places.astype(int)]
+    return chosen
 
 
 def mean_of(masks: list[Mask], slices: int) -> NDArray[np.float32]:
-    return np.mean([stretched(mask, slices) for mask in masks], axis=0, dtype=np.float32)
+    mean: NDArray[np.float32] = np.mean([stretched(mask, slices) for mask in masks], axis=0, dtype=np.float32)
+    return mean
 
 
 def dice_of(truth: Mask, predicted: Mask) -> float:

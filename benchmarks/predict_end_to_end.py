@@ -91,9 +91,9 @@ def train_briefly(folder: str, features: list[int], side: int, steps: int) -> Bu
     rng, ones = np.random.default_rng(0), np.ones(CROPS)
     for step in range(steps):
         cuts = [crop_of(labels, number % (len(STRUCTURES) + 1), rng) for number in range(CROPS)]
-        crops = [np.stack([array[cut] for cut in cuts]) for array in (images, labels)]
+        crops, truth = (np.stack([array[cut] for cut in cuts]) for array in (images, labels))
         trainer.step(
-            Batch.from_arrays(*crops, ones, ones, ["phantom"] * CROPS), epoch=0, step=step, progress=step / steps
+            Batch.from_arrays(crops, truth, ones, ones, ["phantom"] * CROPS), epoch=0, step=step, progress=step / steps
         )
     save_bundle(
         folder, net, net=config.net, label_map=LabelMap.of_names(STRUCTURES),
@@ -164,7 +164,7 @@ def compare(side: int, slices: int, features: list[int], rounds: int, steps: int
         predictor, net = Predictor(bundle, PredictConfig(gpu="no")), bundle.network()
         forward = ForwardPass(net, torch.device("cpu"), "auto")
         at_once = predictor.slices_at_once((side, side))
-        ready = WINDOW.apply(torch.from_numpy(voxels), torch.zeros(slices), torch.ones(slices)).split(at_once)
+        ready = WINDOW.apply(torch.from_numpy(voxels), torch.zeros(slices), torch.ones(slices)).split(at_once)  # type: ignore[no-untyped-call]
 
         @torch.inference_mode()
         def forward_alone() -> None:
@@ -246,6 +246,7 @@ def main() -> None:
         memory_child(options.memory_child)
         return
     torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
+    report: dict[str, Any]
     if options.memory:
         report = {"memory": measure_memory(20 if options.small else 600)}
     elif options.small:

@@ -128,7 +128,7 @@ class PlainParquet:
     def _planes(self, column: pa.ChunkedArray, dtype: type) -> NDArray[Any]:
         array = column.chunk(0)
         if self.typed:
-            flat = array.flatten().to_numpy(zero_copy_only=True)
+            flat: NDArray[Any] = array.flatten().to_numpy(zero_copy_only=True)
         else:
             start, end = array.offset * SIDE * SIDE, (array.offset + len(array)) * SIDE * SIDE
             flat = np.frombuffer(array.buffers()[2], dtype)[start:end]
@@ -187,8 +187,8 @@ def measure(folder: Path, slices: int, rounds: int) -> dict[str, Any]:
         rows[-1]["times typed columns"] = own / rows[-1]["typed columns slices/s"]
         rows[-1]["times binary column"] = own / rows[-1]["binary column slices/s"]
     medians = {name: round(statistics.median(row[name] for row in rows), 2) for name in rows[0]}
-    stores = {**shards, **plain}
-    ratios = {name: round(raw / store.bytes, 2) for name, store in stores.items()}
+    sizes = {name: store.bytes for stores in (shards, plain) for name, store in stores.items()}
+    ratios = {name: round(raw / size, 2) for name, size in sizes.items()}
     return {"slices": total, "rounds": rounds, "medians": medians, "compression": ratios, "targets": TARGETS}
 
 

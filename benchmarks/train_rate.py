@@ -72,7 +72,7 @@ def bare_loop(features: list[int], steps: int) -> float:
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
     config = load_config(None, [f"net.features={features}"])
-    net = build_net(config.net, 1, CHANNELS).to(memory_format=torch.channels_last).train()
+    net = build_net(config.net, 1, CHANNELS).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True)
     images, labels = phantom(BATCH * 4, 0)
     inputs = torch.from_numpy(images[:, ::2, ::2].astype(np.float32) / 1000.0)[:, None]
@@ -85,7 +85,7 @@ def bare_loop(features: list[int], steps: int) -> float:
         optimiser.zero_grad(set_to_none=True)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=resolve_precision("auto", "cpu") == "bf16"):
             logits = net(inputs[part])
-        segmentation_loss(logits, truth[part], config.loss).total.backward()
+        segmentation_loss(logits, truth[part], config.loss).total.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(net.parameters(), 12.0)
         optimiser.step()
         seconds.append(time.perf_counter() - begin)
