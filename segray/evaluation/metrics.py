@@ -8,6 +8,7 @@ the truth is not empty the numbers are equal.)
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,13 @@ METRICS = (
     "truth_ml",
     "volume_error_ml",
     "relative_volume_error",
+    "accuracy",
 )
 """The metric columns of ``metrics.csv`` in their order, after case_id and structure."""
+
+OVERLAP_COUNTS = ("tp_voxels", "truth_voxels", "predicted_voxels")
+COUNTED = (*OVERLAP_COUNTS, "voxels")
+"""The columns of counts, after the metrics."""
 
 
 def dice(counts: Counts) -> Floats:
@@ -74,7 +80,15 @@ def relative_volume_error(counts: Counts) -> Floats:
     return np.where(known, error, np.nan)
 
 
-def case_metrics(counts: Counts, voxel_ml: float) -> dict[str, Floats]:
+def accuracy(counts: Counts, voxels: int) -> Floats:
+    """(TP + TN) / all voxels of the case, 0..1: the pixel accuracy of the literature, a structure against the rest.
+
+    It counts the background, so an empty mask of a small structure is nearly as accurate as a perfect one.
+    """
+    return np.asarray((voxels - counts.truth - counts.predicted + 2 * counts.tp) / max(voxels, 1), dtype=np.float64)
+
+
+def case_metrics(counts: Counts, voxel_ml: float, voxels: int) -> dict[str, Floats]:
     """All metrics of a case by name, in the order of ``METRICS``; each of the shape of ``counts``."""
     return {
         "dice": dice(counts),
@@ -85,22 +99,24 @@ def case_metrics(counts: Counts, voxel_ml: float) -> dict[str, Floats]:
         "truth_ml": truth_ml(counts, voxel_ml),
         "volume_error_ml": volume_error_ml(counts, voxel_ml),
         "relative_volume_error": relative_volume_error(counts),
+        "accuracy": accuracy(counts, voxels),
     }
 
 
-def case_rows(case_id: str, counts: Counts, label_map: LabelMap, voxel_ml: float) -> list[dict[str, Any]]:
+def case_rows(case_id: str, counts: Counts, label_map: LabelMap, voxel_ml: float, voxels: int) -> list[dict[str, Any]]:
     """The rows of ``metrics.csv`` for one case: one a structure, in the order of the label map, without background.
 
-    Columns: case_id, structure, then ``METRICS``, then tp_voxels, truth_voxels, predicted_voxels.
+    Columns: case_id, structure, then ``METRICS``, then tp_voxels, truth_voxels, predicted_voxels, voxels.
 
     Args:
         case_id: name of the case.
         counts: of shape (channels,), as :func:`segray.evaluation.count_pair` gives them.
         label_map: its names belong to the channels 1, 2, ...
         voxel_ml: volume of a voxel of the case in ml.
+        voxels: all voxels of the case.
     """
     of_structures = counts.structures()
-    metrics = case_metrics(of_structures, voxel_ml)
+    metrics = case_metrics(of_structures, voxel_ml, voxels)
     rows: list[dict[str, Any]] = []
     for index, name in enumerate(label_map.names):
         row: dict[str, Any] = {"case_id": case_id, "structure": name}
@@ -108,8 +124,30 @@ def case_rows(case_id: str, counts: Counts, label_map: LabelMap, voxel_ml: float
         row["tp_voxels"] = int(of_structures.tp[index])
         row["truth_voxels"] = int(of_structures.truth[index])
         row["predicted_voxels"] = int(of_structures.predicted[index])
+        row["voxels"] = voxels
         rows.append(row)
     return rows
+
+
+def pooled_accuracy(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Structure to its ``accuracy`` over the voxels of all cases, and the ``accuracy_of_empty_masks`` beside it.
+
+    Args:
+        rows: of :func:`case_rows`.
+    """
+    sums: dict[str, dict[str, int]] = {}
+    for row in rows:
+        total = sums.setdefault(row["structure"], dict.fromkeys(COUNTED, 0))
+        for name in COUNTED:
+            total[name] += int(row[name])
+    return {
+        name: {
+            "accuracy": 1
+            - (total["truth_voxels"] + total["predicted_voxels"] - 2 * total["tp_voxels"]) / total["voxels"],
+            "accuracy_of_empty_masks": 1 - total["truth_voxels"] / total["voxels"],
+        }
+        for name, total in sums.items()
+    }
 
 
 def _present(counts: Counts) -> NDArray[np.bool_]:

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from segray.evaluation.counting import Counts
-from segray.evaluation.metrics import dice, iou, precision, recall
+from segray.evaluation.metrics import OVERLAP_COUNTS, dice, iou, precision, recall
 
 Row = dict[str, Any]
 
 RATIOS = {"dice": dice, "iou": iou, "precision": precision, "recall": recall}
-COUNTED = ("tp_voxels", "truth_voxels", "predicted_voxels")
 
 
 def patient_rows(rows: Sequence[Row], patients: Mapping[str, str]) -> list[Row]:
@@ -39,8 +38,8 @@ def patient_rows(rows: Sequence[Row], patients: Mapping[str, str]) -> list[Row]:
 
 
 def _pooled(patient: str, structure: str, rows: Sequence[Row]) -> Row:
-    sums = {name: sum(int(row[name]) for row in rows) for name in COUNTED}
-    counts = Counts(*(np.array([sums[name]], dtype=np.int64) for name in COUNTED))
+    sums = {name: sum(int(row[name]) for row in rows) for name in OVERLAP_COUNTS}
+    counts = Counts(*(np.array([sums[name]], dtype=np.int64) for name in OVERLAP_COUNTS))
     ratios = {name: float(ratio(counts)[0]) for name, ratio in RATIOS.items()}
     return {"patient": patient, "structure": structure, "cases": len(rows), **ratios, **sums}
 

@@ -14,7 +14,7 @@ from segray.case import LabelMap
 from segray.config import Config, IngestConfig
 from segray.errors import CaseError, UsageError
 from segray.evaluation.counting import count_case
-from segray.evaluation.metrics import case_rows
+from segray.evaluation.metrics import case_rows, pooled_accuracy
 from segray.evaluation.patients import patient_means, patient_rows
 from segray.evaluation.tables import overall, summarise, write_table
 from segray.formats.source import CaseSource, Discovery
@@ -28,6 +28,7 @@ Watcher = Callable[[dict[str, Any], int, int], None]
 EVALUATION = "evaluation.json"
 CASES_A_TASK = 2
 EVALUATE_TASK_CPUS = 0.5
+NAMED_ACCURACIES = 3
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def measure_case(source: CaseSource, mask_path: str, label_map: LabelMap) -> lis
             mend="Predict the case again from its image.",
         )
     counts = count_case(label_map.to_index(true), label_map.to_index(mask), label_map)
-    return case_rows(source.case_id, counts, label_map, geometry.voxel_ml)
+    return case_rows(source.case_id, counts, label_map, geometry.voxel_ml, mask.size)
 
 
 def _measure_patients(folder: str, rows: list[dict[str, Any]], patients: dict[str, str]) -> list[str]:
@@ -169,6 +170,17 @@ def _measure_patients(folder: str, rows: list[dict[str, Any]], patients: dict[st
     shown = ", ".join(f"{name} {value:.3f}" for name, value in patient_means(pooled).items())
     count = len({row["patient"] for row in pooled})
     return [f"Voxels of a patient's cases counted together, mean Dice over {count} patients: {shown} (patients.csv)."]
+
+
+def _accuracy_note(found: dict[str, dict[str, float]]) -> list[str]:
+    """Accuracy beside what it is without any mask, for as many structures as a line holds."""
+    if not 0 < len(found) <= NAMED_ACCURACIES:
+        return []
+    shown = ", ".join(
+        f"{name} {values['accuracy']:.4f} (empty masks: {values['accuracy_of_empty_masks']:.4f})"
+        for name, values in found.items()
+    )
+    return [f"Voxel accuracy over all cases, which counts background: {shown}."]
 
 
 def _close(
@@ -183,11 +195,14 @@ def _close(
     whole = overall(rows)
     write_table(folder, "metrics", rows)
     write_table(folder, "summary", summary)
-    notes = [*notes, *_measure_patients(folder, rows, {source.case_id: source.patient for source in pairs})]
+    accuracy = pooled_accuracy(rows)
+    patients = {source.case_id: source.patient for source in pairs}
+    notes = [*notes, *_measure_patients(folder, rows, patients), *_accuracy_note(accuracy)]
     facts = {
         "truth_folder": truth,
         "truth": {source.case_id: source.to_json() for source in pairs},
         "overall": {key: None if value != value else value for key, value in whole.items()},
+        "accuracy": accuracy,
         "failed": dict(failed),
         "notes": notes,
     }

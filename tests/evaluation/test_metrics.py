@@ -82,9 +82,21 @@ def test_leading_axes_are_kept(pair: Any) -> None:
 def test_case_rows_are_plain_numbers_in_a_stable_order() -> None:
     labels = LabelMap({"liver": 3, "spleen": 7})
     counts = Counts(tp=np.array([5, 2, 0]), truth=np.array([6, 2, 0]), predicted=np.array([6, 2, 0]))
-    rows = metrics.case_rows("a", counts, labels, 0.001)
+    rows = metrics.case_rows("a", counts, labels, 0.001, 8)
     assert [row["structure"] for row in rows] == ["liver", "spleen"]
-    assert tuple(rows[0])[2:10] == metrics.METRICS
+    assert tuple(rows[0])[2:] == (*metrics.METRICS, *metrics.COUNTED)
     assert rows[0]["dice"] == 1.0
     assert math.isnan(rows[1]["dice"])
     assert all(type(value) in (str, float, int) for value in rows[0].values())
+
+
+def test_an_empty_mask_of_a_small_structure_is_accurate() -> None:
+    truth, mask = np.zeros((2, 1, 100), np.uint8), np.zeros((2, 1, 100), np.uint8)
+    truth[0, 0, :6] = mask[0, 0, 3:6] = mask[1, 0, :1] = 1
+    labels = LabelMap({"tumour": 1})
+    rows = []
+    for case, (true, found) in enumerate(zip(truth, mask, strict=True)):
+        rows += metrics.case_rows(str(case), count_pair(true, found, 2), labels, 0.001, true.size)
+    assert [row["accuracy"] for row in rows] == pytest.approx([0.97, 0.99])
+    assert np.mean(truth == mask) == pytest.approx(metrics.pooled_accuracy(rows)["tumour"]["accuracy"])
+    assert metrics.pooled_accuracy(rows)["tumour"]["accuracy_of_empty_masks"] == pytest.approx(0.97)

@@ -17,7 +17,7 @@ def _rows(pairs: dict[str, tuple[list[int], list[int]]]) -> list[dict[str, objec
     rows: list[dict[str, object]] = []
     for case_id, (truth, mask) in pairs.items():
         volumes = (np.array(values, np.uint8).reshape(1, 1, -1) for values in (truth, mask))
-        rows += case_rows(case_id, count_pair(*volumes, NAMES.channels), NAMES, 0.001)
+        rows += case_rows(case_id, count_pair(*volumes, NAMES.channels), NAMES, 0.001, len(truth))
     return rows
 
 
@@ -28,7 +28,7 @@ def test_the_cases_of_a_patient_are_counted_as_one_volume() -> None:
     joined = count_pair(
         np.array([[[1, 1, 1, 0, 1, 0, 0, 0]]], np.uint8), np.array([[[1, 1, 0, 0, 0, 1, 0, 0]]], np.uint8), 3
     )
-    expected = case_rows("p", joined, NAMES, 0.001)[0]
+    expected = case_rows("p", joined, NAMES, 0.001, 8)[0]
     assert table["p", "lung"]["dice"] == pytest.approx(expected["dice"])
     assert table["p", "lung"]["recall"] == pytest.approx(expected["recall"])
     assert table["p", "lung"]["cases"] == 2

@@ -97,7 +97,7 @@ def write_predictions(folder: Path, names: Sequence[str], cases: Sequence[str], 
         found = structure_statistics(voxels, predicted, label_map.channels, grid.voxel_ml)
         rows.append({**row, **times, **found.as_row(label_map)})
         counts = count_pair(true, predicted, label_map.channels)
-        metrics += case_rows(case_id, counts, label_map, grid.voxel_ml)
+        metrics += case_rows(case_id, counts, label_map, grid.voxel_ml, true.size)
         truth[case_id] = CaseSource(case_id=case_id, image=str(image), labels=str(of_truth)).to_json()
     rows.append({"case_id": "<script>alert(1)</script>", "status": "failed", "reason": "<script>x</script> & no NIfTI"})
     folder.mkdir(parents=True, exist_ok=True)
