@@ -49,5 +49,6 @@ def _bytes(count: float) -> str:
 
 def _minutes(minutes: float) -> str:
     if minutes < 1:
-        return f"{max(60 * minutes, 1):.0f} seconds"
+        seconds = max(round(60 * minutes), 1)
+        return "a second" if seconds == 1 else f"{seconds} seconds"
     return f"{minutes:.1f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"

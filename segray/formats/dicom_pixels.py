@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,6 +40,9 @@ PLUGINS = {
     RLELossless: "pydicom",
 }
 """Which library of pydicom's decodes a transfer syntax; empty: pydicom itself."""
+
+TOO_LONG = "The decoded RLE segment contains non-conformant padding"
+"""pydicom cuts such a segment to its size and warns; nothing says that what it keeps are the pixels."""
 
 AIR = -1024
 """HU that pixels without data get in a CT."""
@@ -84,7 +88,9 @@ def decoded(dataset: Dataset, path: str, frame: int) -> NDArray[Any]:
             mend="Unpack it first, for example with gdcmconv --raw.",
         )
     try:
-        pixels = pixel_array(dataset, index=None if frame < 0 else frame, decoding_plugin=PLUGINS.get(syntax, ""))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=TOO_LONG)
+            pixels = pixel_array(dataset, index=None if frame < 0 else frame, decoding_plugin=PLUGINS.get(syntax, ""))
     except (MemoryError, CaseError):
         raise
     except Exception as error:
