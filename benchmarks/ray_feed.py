@@ -10,8 +10,8 @@ within a round.
 
 Predicted: the stream costs one more copy of the compressed bytes (0.2 MB a slice), one Ray task a 64 MiB and the
 object store's bookkeeping a block: 10 to 25 % of the in-process rate on the same cores. Measured:
-results/ray_feed.json: 0.88, median of 2 rounds. It varies: single runs while the block size was chosen gave 0.37 to
-0.63 with 16 MiB, 0.32 to 0.43 with 32, and 0.59 and 0.63 with 64, the size that was kept.
+results/ray_feed.json: 0.71, median of 3 rounds, and 0.70 of 5 rounds on another machine. While the block size was
+chosen, single runs gave 0.37 to 0.63 with 16 MiB, 0.32 to 0.43 with 32, and 0.59 and 0.63 with 64, the size kept.
 """
 
 from __future__ import annotations

@@ -8,11 +8,12 @@ compressed shards, mixes, decodes, normalises and augments. In turn in each roun
 its own. segray's figure is that of its steps.csv (step time and data wait), the first three steps of each left out.
 
 Predicted: the data wait vanishes behind the step; augmentation costs 4 slices / 250 slices/s = 16 ms of a step of
-about a second: 0.97 to 0.98. Measured: 0.94 on a CPU with avx512_bf16 (2 rounds; 0.90 before the scheduling loop
-paused longer and the progress file was no longer flushed), 0.81 on one with AVX2 only (results/train_rate.json, 3
-rounds, before glibc was told to keep freed memory).
+about a second: 0.97 to 0.98. Measured: 0.93 on an Intel Xeon with avx512_bf16
+(results/train_rate.json, 3 rounds), 0.94 on an AMD EPYC with it (2 rounds), 0.81 on one with AVX2 only (3 rounds,
+before glibc was told to keep freed memory).
 
-The profile on the latter: the data wait is nothing (0.02 %). The same Trainer.step without Ray takes 1.03 to 1.10 of
+The profile on the first: the training worker gets 1.91 of 2 cores, Ray's 18 other processes 0.09 between them. On the
+last: the data wait is nothing (0.02 %). The same Trainer.step without Ray takes 1.03 to 1.10 of
 the bare loop's step. The rest is Ray's idle processes: a dozen of them wake 100 times a second each to look for
 signals (10 ms, fixed in Ray's core) and take 0.7 to 1 % of a core each, 14 % of one core together, while the two
 threads of a step wait for each other after every operation. The niceness of the workers changed nothing.
