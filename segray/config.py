@@ -25,7 +25,7 @@ from segray.errors import UsageError
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
-Precision = Literal["auto", "bf16", "float32"]
+Precision = Literal["auto", "bf16", "fp16", "float32"]
 MOST_LEVEL = 65535
 
 
@@ -202,13 +202,25 @@ class AugmentConfig(Section):
 class OptimConfig(Section):
     """Optimiser and schedule."""
 
-    name: Literal["adamw", "sgd"] = setting("adamw", "AdamW, or SGD with Nesterov momentum")
+    name: Literal["adamw", "sgd", "rmsprop"] = setting("adamw", "AdamW, SGD with Nesterov momentum, or RMSprop")
     lr: PositiveFloat = setting(1e-3, "peak learning rate")
     weight_decay: NonNegative = setting(1e-2, "weight decay")
-    momentum: Share = setting(0.99, "momentum of SGD")
+    momentum: Share = setting(0.99, "momentum of SGD and RMSprop")
+    schedule: Literal["polynomial", "cosine", "one_cycle", "plateau", "constant"] = setting(
+        "polynomial",
+        "after the warm-up: polynomial or cosine decay to 0 at the end of the run; one_cycle: a rise over the first "
+        "30 % and a cosine fall, in place of the warm-up; plateau: times `plateau_factor` whenever `plateau_patience` "
+        "validations brought nothing better; constant",
+    )
     warmup_steps: Count = setting(50, "steps of linear warm-up", "steps")
     power: NonNegative = setting(0.9, "exponent of the polynomial decay to 0")
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)] = setting(0.3, "schedule plateau: factor of a drop")
+    plateau_patience: PositiveInt = setting(5, "schedule plateau: validations without a better score before a drop")
     clip_norm: NonNegative = setting(12.0, "largest gradient norm; 0: no clipping")
+    accumulate: PositiveInt = setting(1, "batches whose gradients are averaged for one update", "batches")
+    average: Annotated[float, Field(ge=0, lt=1)] = setting(
+        0.0, "decay of the moving average of the weights, such as 0.999, which is then validated and kept; 0: none"
+    )
 
 
 class SamplingConfig(Section):
@@ -243,7 +255,12 @@ class TrainConfig(Section):
     )
     gpu: Literal["auto", "yes", "no"] = setting("auto", "train on GPUs; auto: where the cluster has them")
     validate_every: PositiveInt = setting(1, "epochs between validations on the held-out cases", "epochs")
-    patience: Count = setting(0, "stop after this many validations without a better Dice; 0: never")
+    metric: str = setting(
+        "val_dice",
+        "column of metrics.csv that chooses the best weights and stops a run: val_dice, val_dice_<structure>, or "
+        "train_loss (lower is better)",
+    )
+    patience: Count = setting(0, "stop after this many validations without a better `metric`; 0: never")
     max_failures: Count = setting(3, "how often a lost worker or node is replaced from the last checkpoint")
     mix_mib: PositiveInt = setting(128, "compressed slices kept to be mixed, a worker", "MiB")
     decode_threads: PositiveInt = setting(2, "threads that decompress slices, a worker", "threads")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from segray.config import Precision
-from segray.engine.precision import resolve_precision
+from segray.engine.precision import DTYPES, Resolved, autocast, resolve_precision
 from segray.nets.unet import ConvUnit, UNet, fold_batch_norm
 
 _FUSED = {nn.ReLU: ("relu", []), nn.LeakyReLU: ("leaky_relu", [0.01])}
@@ -16,10 +16,10 @@ _FUSED = {nn.ReLU: ("relu", []), nn.LeakyReLU: ("leaky_relu", [0.01])}
 
 
 class ForwardPass:
-    """(n, C, H, W) float32 to logits (n, L, H, W) in channels_last, bfloat16 or float32.
+    """(n, C, H, W) float32 to logits (n, L, H, W) in channels_last, in the precision asked for.
 
-    With all norms folded, bfloat16 weights give what autocast gives, bit for bit: autocast rounds the same weights at
-    every call. Networks that keep a norm run under autocast, where the norm stays in float32.
+    With all norms folded, weights of low precision give what autocast gives, bit for bit: autocast rounds the same
+    weights at every call. Networks that keep a norm run under autocast, where the norm stays in float32.
 
     Attributes:
         network: the network that is called.
@@ -30,20 +30,21 @@ class ForwardPass:
         folded = fold_batch_norm(network).to(device)
         units = [unit for unit in folded.modules() if isinstance(unit, ConvUnit)]
         is_folded = all(isinstance(unit.norm, nn.Identity) for unit in units)
-        low = resolve_precision(precision, device) == "bf16"
-        if low and is_folded:
-            folded = folded.to(torch.bfloat16)
+        resolved = resolve_precision(precision, device)
+        if is_folded:
+            folded = folded.to(DTYPES[resolved])
         self.network: nn.Module = folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.fused = is_folded and _fuses(device, low) and all(type(unit.activation) in _FUSED for unit in units)
+        self.fused = is_folded and _fuses(device, resolved) and all(type(unit.activation) in _FUSED for unit in units)
         if self.fused:
             _fuse(self.network)
-        self._device, self._autocast = device, low and not is_folded
-        self._dtype = torch.bfloat16 if low and is_folded else torch.float32
+        self._device = device
+        self._autocast: Resolved = "float32" if is_folded else resolved
+        self._dtype = DTYPES[resolved] if is_folded else torch.float32
 
     def __call__(self, images: Tensor) -> Tensor:
         """The logits of a batch of normalised slices."""
         images = images.to(self._dtype).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._autocast):
+        with autocast(self._device, self._autocast):
             logits: Tensor = self.network(images)
         return logits
 
@@ -65,11 +66,11 @@ class FusedUnit(nn.Module):
         return out
 
 
-def _fuses(device: torch.device, low: bool) -> bool:
+def _fuses(device: torch.device, precision: Resolved) -> bool:
     operators: Any = torch.ops.mkldnn
     if device.type != "cpu" or not hasattr(operators, "_convolution_pointwise"):
         return False
-    return not low or bool(operators._is_mkldnn_bf16_supported())
+    return precision == "float32" or (precision == "bf16" and bool(operators._is_mkldnn_bf16_supported()))
 
 
 def _fuse(network: nn.Module) -> None:

@@ -8,8 +8,18 @@ import torch
 
 from segray.config import Precision
 
+Resolved = Literal["bf16", "fp16", "float32"]
 
-def resolve_precision(precision: Precision, device: torch.device | str) -> Literal["bf16", "float32"]:
+DTYPES: dict[Resolved, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}
+
+
+def autocast(device: torch.device, precision: Resolved) -> torch.autocast:
+    """The context of a forward pass."""
+    low = precision != "float32"
+    return torch.autocast(device.type, dtype=DTYPES[precision] if low else torch.bfloat16, enabled=low)
+
+
+def resolve_precision(precision: Precision, device: torch.device | str) -> Resolved:
     """What ``auto`` means on a device: bf16 where its instructions have it, else float32.
 
     A CPU without avx512_bf16 or AMX emulates bf16: a convolution of 32 channels took 9 times as long as in float32, a

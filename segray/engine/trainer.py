@@ -7,6 +7,7 @@ import math
 import pickle
 import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segray import storage
-from segray.config import Config, OptimConfig
+from segray.config import Config
 from segray.engine.augment import augment, step_seed
-from segray.engine.precision import resolve_precision
+from segray.engine.optimisers import WeightAverage, build_optimiser
+from segray.engine.precision import autocast, resolve_precision
 from segray.engine.schedule import learning_rate
 from segray.errors import SegrayError
 from segray.nets.losses import LossParts, segmentation_loss
@@ -105,7 +107,7 @@ class Trainer:
         normalisation: voxel values to network input.
         device: where everything lies.
         overlapping: labels are bit fields.
-        precision: bf16 or float32, of the forward pass.
+        precision: bf16, fp16 or float32, of the forward pass.
     """
 
     def __init__(
@@ -132,47 +134,92 @@ class Trainer:
         self._statistics = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
         self._has_dropout = config.net.dropout > 0
         self.precision = resolve_precision(config.train.precision, self.device)
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self._average = WeightAverage(self.network, config.optim.average) if config.optim.average else None
+        self._pending: tuple[str, ...] = ()
+        self._before: Tensor | None = None
 
-    def step(self, batch: Batch, *, epoch: int, step: int, progress: float) -> StepResult:
+    def step(
+        self, batch: Batch, *, epoch: int, step: int, progress: float, drops: int = 0, update: bool = True
+    ) -> StepResult:
         """Augment, forward, backward, update.
 
-        A batch whose gradient is not finite changes nothing, neither weights nor running statistics. All workers of
-        a wrapped network see the same summed gradient, and so decide alike.
+        Where a gradient is not finite, the whole update changes nothing, neither weights nor running statistics. All
+        workers of a wrapped network see the same summed gradient, and so decide alike.
 
         Args:
             batch: the slices.
             epoch: number of the epoch, for the randomness.
             step: number of the step over the whole run, from 0.
             progress: share of the run that is done, in [0, 1].
+            drops: how often the learning rate was lowered (schedule plateau).
+            update: False: the gradient is kept for a later step (``optim.accumulate``).
         """
-        lr = learning_rate(self.config.optim, step=step, progress=progress)
+        lr = learning_rate(self.config.optim, step=step, progress=progress, drops=drops)
         for group in self._optimiser.param_groups:
             group["lr"] = lr
         images, labels = self._inputs(batch, epoch, step)
-        before = torch.cat([buffer.flatten() for buffer in self._statistics]) if self._statistics else None
+        if not self._pending:
+            self._before = self._copied_statistics()
+            self._optimiser.zero_grad(set_to_none=True)
+        self._pending += batch.case_ids
         self.model.train()
-        self._optimiser.zero_grad(set_to_none=True)
-        parts = self._forward(images, labels)
-        parts.total.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self._parameters, self.config.optim.clip_norm or NO_LIMIT)
+        with self._unsynchronised(update):
+            parts = self._forward(images, labels)
+            scaled = parts.total / self.config.optim.accumulate if self.config.optim.accumulate > 1 else parts.total
+            self._scaler.scale(scaled).backward()  # type: ignore[no-untyped-call]
+        norm = self._gradient_norm() if update else torch.full_like(parts.dice, math.nan)
         # One transfer a step: everything that the host wants to know comes in a single tensor.
         loss, dice, entropy, size = torch.stack((parts.total.detach(), parts.dice, parts.cross_entropy, norm)).tolist()
-        finite = math.isfinite(size)
+        skipped = self._update(finite=math.isfinite(size), loss_finite=math.isfinite(loss)) if update else ()
+        return StepResult(loss, dice, entropy, size, lr, len(images), skipped)
+
+    @property
+    def trained(self) -> nn.Module:
+        """What to validate and to keep: the moving average of the weights, where there is one, or the network."""
+        return self.network if self._average is None else self._average.network
+
+    def _update(self, *, finite: bool, loss_finite: bool) -> tuple[str, ...]:
+        """Move the weights, or put everything back; the cases of the batches that came to nothing."""
+        cases, self._pending = self._pending, ()
         if finite:
-            self._optimiser.step()
+            self._scaler.step(self._optimiser)
+            if self._average is not None:
+                self._average.update()
         else:
-            self._restore_statistics(before)
-        return StepResult(loss, dice, entropy, size, lr, len(images), () if finite else batch.case_ids)
+            self._restore_statistics(self._before)
+        self._scaler.update()
+        # In fp16 a finite loss with an infinite gradient says that the scale is too large, not that the batch is bad.
+        return () if finite or (loss_finite and self._scaler.is_enabled()) else cases
+
+    def _gradient_norm(self) -> Tensor:
+        self._scaler.unscale_(self._optimiser)
+        return nn.utils.clip_grad_norm_(self._parameters, self.config.optim.clip_norm or NO_LIMIT)
+
+    def _unsynchronised(self, update: bool) -> AbstractContextManager[Any]:
+        """Without an update the workers of a wrapped network need not sum their gradients yet."""
+        quiet = getattr(self.model, "no_sync", None)
+        return nullcontext() if update or quiet is None else quiet()
+
+    def _copied_statistics(self) -> Tensor | None:
+        return torch.cat([buffer.flatten() for buffer in self._statistics]) if self._statistics else None
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, running statistics and optimiser: tensors and plain types, on any device."""
-        return {"network": self.network.state_dict(), "optimiser": self._optimiser.state_dict()}
+        state = {"network": self.network.state_dict(), "optimiser": self._optimiser.state_dict()}
+        if self._average is not None:
+            state["average"] = self._average.state_dict()
+        return state | ({"scaler": self._scaler.state_dict()} if self._scaler.is_enabled() else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where :meth:`state_dict` was taken. Raises SegrayError where it belongs to another network."""
         try:
             self.network.load_state_dict(state["network"])
             self._optimiser.load_state_dict(state["optimiser"])
+            if self._average is not None:
+                self._average.load_state_dict(state["average"])
+            if self._scaler.is_enabled():
+                self._scaler.load_state_dict(state["scaler"])
         except (KeyError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[-1].strip()
             raise SegrayError(
@@ -200,7 +247,7 @@ class Trainer:
         return images.contiguous(memory_format=torch.channels_last), labels
 
     def _forward(self, images: Tensor, labels: Tensor) -> LossParts:
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+        with autocast(self.device, self.precision):
             logits = self.model(images)
         loss = overlapping_loss if self.overlapping else segmentation_loss
         return loss(logits, labels, self.config.loss)
@@ -211,19 +258,6 @@ class Trainer:
         sizes = [buffer.numel() for buffer in self._statistics]
         for buffer, old in zip(self._statistics, torch.split(before, sizes), strict=True):
             buffer.copy_(old.view_as(buffer))
-
-
-def build_optimiser(network: nn.Module, config: OptimConfig, device: torch.device) -> torch.optim.Optimizer:
-    """AdamW or SGD with Nesterov momentum; norms and biases are not decayed."""
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    fused = device.type in ("cpu", "cuda")
-    if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=fused)
 
 
 def save_state(uri: str, state: dict[str, Any]) -> None:

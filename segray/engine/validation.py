@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from segray.config import Precision
-from segray.engine.precision import resolve_precision
+from segray.engine.precision import autocast, resolve_precision
 from segray.engine.trainer import Batch
 from segray.nets.normalise import Normalisation
 from segray.nets.sigmoid_loss import bits_of
@@ -68,13 +68,13 @@ class Validator:
         """``overlapping``: labels are bit fields, and :func:`count_overlapping_batch` counts."""
         self._network, self._normalisation = network, normalisation
         self._count = count_overlapping_batch if overlapping else count_batch
-        self._device, self._low = torch.device(device), resolve_precision(precision, device) == "bf16"
+        self._device, self._precision = torch.device(device), resolve_precision(precision, device)
 
     @torch.inference_mode()
     def add(self, batch: Batch, case_index: Tensor, counts: Tensor) -> None:
         """Predict the slices of a batch and add them to ``counts`` as :func:`count_batch` does."""
         self._network.eval()
         images = self._normalisation.apply(batch.images, batch.mean, batch.sd)
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._low):
+        with autocast(self._device, self._precision):
             logits = self._network(images.contiguous(memory_format=torch.channels_last))
         self._count(logits, batch.labels, case_index.to(self._device), counts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import socket
@@ -40,6 +41,7 @@ from segray.shards.manifest import Manifest, load_manifest
 from segray.shards.reader import iterate_batches
 
 SCORE = "score"
+LOWER_IS_BETTER = ("train_loss",)
 STATE = "state.pt"
 
 
@@ -50,9 +52,12 @@ class Position:
     Attributes:
         epoch: epochs finished.
         seconds: training seconds over all resumes.
-        best: best mean validation Dice so far, or -1.
-        best_epoch: its epoch.
+        best: mean validation Dice of the bundle's epoch, or -1.
+        best_epoch: the bundle's epoch: that of the best `train.metric`.
         stale: validations since the best.
+        top: the best `train.metric`, negated where lower is better; None before the first.
+        drops: how often the learning rate was lowered (schedule plateau).
+        flat: validations since the best or the last drop.
     """
 
     epoch: int = 0
@@ -60,6 +65,9 @@ class Position:
     best: float = -1.0
     best_epoch: int = 0
     stale: int = 0
+    top: float | None = None
+    drops: int = 0
+    flat: int = 0
 
 
 FATAL = (SegrayError, AttributeError, TypeError, NameError, LookupError, ValueError, ImportError)
@@ -96,6 +104,7 @@ class _Session:
         self.manifest: Manifest = load_manifest(self.folder)
         self.index: SliceIndex = load_index(self.folder, self.manifest)
         self.label_map: LabelMap = self.manifest.label_map
+        self._check_metric()
         self.device = get_device()
         self.normalisation = normalisation_of(config, self.manifest)
         torch.manual_seed(config.seed)
@@ -152,7 +161,8 @@ class _Session:
             row = self._train_epoch(feed, epoch, clock)
             last = epoch in (train.epochs, stop_after)
             if epoch % train.validate_every == 0 or last:
-                row |= self._validate(epoch)
+                row |= self._validate()
+                self._rate(epoch, row)
             self.position.epoch, self.position.seconds = epoch, time.monotonic() - clock
             stop = last or self._out_of_time(time.monotonic() - began) or self._out_of_patience()
             self._close_epoch(row)
@@ -167,7 +177,14 @@ class _Session:
         for number, (batch, wait) in enumerate(self._batches(feed, epoch), start=1):
             step = (epoch - 1) * self.steps + number - 1
             begin = time.monotonic()
-            result = self.trainer.step(batch, epoch=epoch, step=step, progress=self._progress(step, clock))
+            result = self.trainer.step(
+                batch,
+                epoch=epoch,
+                step=step,
+                progress=self._progress(step, clock),
+                drops=self.position.drops,
+                update=number % self.config.optim.accumulate == 0 or number == self.steps,
+            )
             seconds = time.monotonic() - begin
             waited, stepped = waited + wait, stepped + seconds
             if result.skipped:
@@ -179,11 +196,19 @@ class _Session:
                 )
             if self.rank == 0:
                 self._note_step(epoch, number, step, result, seconds, wait)
+        self._sum_over_workers(sums)
         if result is None or sums[0] == 0:
             raise SegrayError(
                 "No step of the epoch had a finite loss.", mend="Lower optim.lr, or look at the intensities."
             )
         return self._epoch_row(epoch, sums, result.lr, stepped, waited, time.monotonic() - clock)
+
+    def _sum_over_workers(self, sums: np.ndarray[Any, Any]) -> None:
+        """Losses of all workers, in place: they choose the best epoch where they are the metric, alike everywhere."""
+        if self.world > 1:
+            total = torch.from_numpy(sums).to(self.device, torch.float32)
+            dist.all_reduce(total)
+            sums[:] = total.cpu().numpy()
 
     def _batches(self, feed: EpochFeed, epoch: int) -> Iterator[tuple[Batch, float]]:
         mark = time.monotonic()
@@ -229,27 +254,50 @@ class _Session:
             "train_cross_entropy": round(losses[2] / slices, 5),
             "step_s": round(stepped, 3),
             "data_wait_s": round(waited, 3),
-            "slices_per_s": round(self.world * slices / max(stepped + waited, 1e-9), 2),
+            "slices_per_s": round(slices / max(stepped + waited, 1e-9), 2),
             "val_dice": "",
             **{f"val_dice_{name}": "" for name in self.label_map.names},
         }
 
-    def _validate(self, epoch: int) -> dict[str, Any]:
+    def _validate(self) -> dict[str, Any]:
         cases = self.index.cases("validation")
         if not cases:
-            self.position.best_epoch = epoch
             return {}
         scores = self._validation_dice(cases)
         mean = float(np.nanmean(scores)) if np.isfinite(scores).any() else 0.0
-        if mean > self.position.best:
-            self.position.best, self.position.best_epoch, self.position.stale = mean, epoch, 0
-        else:
-            self.position.stale += 1
         row: dict[str, Any] = {"val_dice": round(mean, 5)}
         for number, name in enumerate(self.label_map.names):
             column = scores[:, number]
             row[f"val_dice_{name}"] = round(float(np.nanmean(column)), 5) if np.isfinite(column).any() else ""
         return row
+
+    def _rate(self, epoch: int, row: dict[str, Any]) -> None:
+        """Is this epoch the best so far? Without validation cases the last one is, unless the loss is to choose."""
+        position, optim = self.position, self.config.optim
+        found = row[self.config.train.metric]
+        if found == "":
+            if not self.index.cases("validation"):
+                position.best_epoch = epoch
+            return
+        score = -float(found) if self.config.train.metric in LOWER_IS_BETTER else float(found)
+        if position.top is None or score > position.top:
+            position.top, position.best_epoch, position.stale, position.flat = score, epoch, 0, 0
+            position.best = float(row["val_dice"]) if row["val_dice"] != "" else -1.0
+            return
+        position.stale, position.flat = position.stale + 1, position.flat + 1
+        if optim.schedule == "plateau" and position.flat >= optim.plateau_patience:
+            position.drops, position.flat = position.drops + 1, 0
+            if self.rank == 0:
+                self.run.log(f"epoch {epoch}: nothing better for {optim.plateau_patience} validations; lr is lowered")
+
+    def _check_metric(self) -> None:
+        """A name that is no column would be seen after the first epoch only."""
+        known = [*LOWER_IS_BETTER, "val_dice", *(f"val_dice_{name}" for name in self.label_map.names)]
+        if self.config.train.metric not in known:
+            near = difflib.get_close_matches(self.config.train.metric, known, n=1, cutoff=0.0)
+            raise SegrayError(
+                f"train.metric {self.config.train.metric} is no column of metrics.csv.", mend=f"Did you mean {near[0]}?"
+            )
 
     def _validation_dice(self, cases: list[str]) -> np.ndarray[Any, Any]:
         """(cases, structures): Dice of whole held-out cases on the shards' grid, each worker its part of the cases."""
@@ -257,7 +305,7 @@ class _Session:
         counts = torch.zeros(len(cases), channels, 3, dtype=torch.int64, device=self.device)
         number = {case: position for position, case in enumerate(cases)}
         validator = Validator(
-            self.trainer.network,
+            self.trainer.trained,
             self.normalisation,
             self.device,
             self.trainer.precision,
@@ -314,7 +362,7 @@ class _Session:
         best = self.position.best if self.position.best >= 0 and math.isfinite(self.position.best) else None
         save_bundle(
             self.run.file(BUNDLE),
-            self.trainer.network,
+            self.trainer.trained,
             net=self.config.net,
             label_map=self.label_map,
             grid=self.manifest.grid,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from segray.config import Config, parse_config
+from segray.config import Config, TrainConfig, parse_config
 from segray.engine.trainer import Batch, StepResult, Trainer, load_state, save_state
 from segray.errors import SegrayError
 from segray.nets.normalise import Normalisation
@@ -48,17 +48,20 @@ def _epochs(trainer: Trainer, first: int, last: int, steps: int = 5) -> list[Ste
     ]
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "rmsprop"])
 def test_it_learns(name: str) -> None:
-    results = _epochs(_trainer(_config(name=name, momentum=0.9)), 0, 4, steps=10)
+    results = _epochs(
+        _trainer(_config(name=name, momentum=0.9, lr=0.001 if name == "rmsprop" else 0.01)), 0, 4, steps=10
+    )
     assert results[-1].loss < 0.5 * results[0].loss
     assert results[0].slices == 4
     assert all(result.skipped == () for result in results)
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
-def test_resume_continues_exactly(tmp_path: Path, name: str) -> None:
-    config = _config(name=name)
+@pytest.mark.parametrize("name", ["adamw", "sgd", "rmsprop"])
+@pytest.mark.parametrize("precision", ["float32", "fp16"])
+def test_resume_continues_exactly(tmp_path: Path, name: str, precision: str) -> None:
+    config = _config(name=name, average=0.9).model_copy(update={"train": TrainConfig(precision=precision)})
     whole = _trainer(config)
     _epochs(whole, 0, 4)
     half = _trainer(config)
@@ -70,8 +73,9 @@ def test_resume_continues_exactly(tmp_path: Path, name: str) -> None:
     assert state["position"] == {"epoch": 2}
     resumed.load_state_dict(state["trainer"])
     _epochs(resumed, 2, 4)
-    for name_, tensor in whole.network.state_dict().items():
-        assert torch.equal(tensor, resumed.network.state_dict()[name_]), name_
+    for net, other in ((whole.network, resumed.network), (whole.trained, resumed.trained)):
+        for name_, tensor in net.state_dict().items():
+            assert torch.equal(tensor, other.state_dict()[name_]), name_
 
 
 def test_not_finite_batch_is_skipped_with_its_cases_and_changes_nothing() -> None:
@@ -184,3 +188,68 @@ def test_it_learns_from_the_second_channel() -> None:
         )  # fmt: skip
         results.append(trainer.step(batch, epoch=1, step=number, progress=0.0))
     assert results[-1].loss < 0.5 * results[0].loss
+
+
+def _joined(*batches: Batch) -> Batch:
+    parts = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("images", "labels", "mean", "sd"))
+    return Batch(*parts, case_ids=tuple(case for batch in batches for case in batch.case_ids))
+
+
+def test_accumulated_batches_move_the_weights_like_one_batch_of_all() -> None:
+    tree = {
+        "net": {"features": [8, 16], "norm": "instance"},
+        "augment": {"enabled": False},
+        "loss": {"dice": 0},
+        "train": {"precision": "float32"},
+    }
+    settings = {"name": "sgd", "momentum": 0.0, "lr": 0.1, "warmup_steps": 0}
+    split = _trainer(parse_config({**tree, "optim": {**settings, "accumulate": 2}}))
+    whole = _trainer(parse_config({**tree, "optim": settings}))
+    first, second = _batch(0), _batch(1)
+    before = [p.detach().clone() for p in split.network.parameters()]
+    held = split.step(first, epoch=0, step=0, progress=0.0, update=False)
+    assert all(torch.equal(p, q) for p, q in zip(split.network.parameters(), before, strict=True))
+    split.step(second, epoch=0, step=1, progress=0.0)
+    result = whole.step(_joined(first, second), epoch=0, step=0, progress=0.0)
+    assert result.slices == 2 * held.slices
+    for ours, theirs in zip(split.network.parameters(), whole.network.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_a_bad_batch_takes_its_whole_update_with_it_and_all_its_cases_are_named() -> None:
+    trainer = _trainer(_config(accumulate=2))
+    before = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
+    images, ones = np.full((2, 16, 16), np.nan, np.float32), np.ones(2, np.float32)
+    bad = Batch.from_arrays(images, np.zeros((2, 16, 16), np.uint8), ones, ones, ["x", "y"])
+    trainer.step(_batch(0, count=1), epoch=0, step=0, progress=0.0, update=False)
+    assert trainer.step(bad, epoch=0, step=1, progress=0.0).skipped == ("case0", "x", "y")
+    after = trainer.network.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before if "num_batches" not in name)
+
+
+def test_the_average_of_the_weights_follows_its_formula() -> None:
+    trainer = _trainer(_config(average=0.5))
+    expected = [p.detach().clone() for p in trainer.network.parameters()]
+    for step in range(6):
+        trainer.step(_batch(step), epoch=0, step=step, progress=0.0)
+        decay = min(0.5, (2 + step) / (11 + step))
+        weights = list(trainer.network.parameters())
+        expected = [decay * old + (1 - decay) * new for old, new in zip(expected, weights, strict=True)]
+    for ours, theirs in zip(trainer.trained.parameters(), expected, strict=True):
+        torch.testing.assert_close(ours, theirs.detach())
+    for ours, theirs in zip(trainer.trained.buffers(), trainer.network.buffers(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_gradient_too_large_for_fp16_lowers_the_scale_and_blames_no_case() -> None:
+    config = _config().model_copy(update={"train": TrainConfig(precision="fp16")})
+    trainer = _trainer(config)
+    state = trainer.state_dict()
+    state["scaler"]["scale"] = 2.0**30
+    trainer.load_state_dict(state)
+    before = [p.detach().clone() for p in trainer.network.parameters()]
+    assert trainer.step(_batch(0), epoch=0, step=0, progress=0.0).skipped == ()
+    assert all(torch.equal(p, q) for p, q in zip(trainer.network.parameters(), before, strict=True))
+    assert trainer.state_dict()["scaler"]["scale"] == 2.0**29
+    _epochs(trainer, 0, 4)
+    assert not all(torch.equal(p, q) for p, q in zip(trainer.network.parameters(), before, strict=True))

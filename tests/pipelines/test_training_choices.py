@@ -1,0 +1,74 @@
+"""What chooses the weights of a run, lowers its learning rate and stops it, on one embedded Ray."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from segray.config import Config, load_config
+from segray.errors import SegrayError
+from segray.phantoms import make_phantoms
+from segray.pipelines.ingest import ingest
+from segray.pipelines.train import train
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]
+
+SETTINGS = (
+    "net.features=[8,16]",
+    "train.batch_size=8",
+    "train.cpus_per_worker=1.5",
+    "optim.lr=0.01",
+    "optim.warmup_steps=0",
+    "ingest.split.validation=0.3",
+    "ingest.grid.spacing=[9,9]",
+    "ingest.structures=[liver,body]",
+)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory, embedded_ray: None) -> Path:
+    folder = tmp_path_factory.mktemp("choices")
+    make_phantoms(str(folder / "scans"), cases=3, seed=3, broken=False)
+    ingest(str(folder / "scans"), str(folder / "shards"), load_config(None, list(SETTINGS)))
+    return folder / "shards"
+
+
+def _config(shards: Path, run: Path, *more: str) -> Config:
+    return load_config(None, [*SETTINGS, f"train.shards={shards}", f"train.run={run}", *more])
+
+
+def test_the_named_metric_chooses_the_weights_and_the_rate_drops_where_it_stands_still(
+    shards: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    more = ("optim.schedule=plateau", "optim.plateau_patience=1", "optim.plateau_factor=0.1", "optim.accumulate=2")
+    summary = train(_config(shards, run, "train.epochs=6", "train.metric=val_dice_liver", "optim.average=0.9", *more))
+    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    column = [float(row["val_dice_liver"]) for row in rows]
+    assert summary.best_epoch == 1 + column.index(max(column))
+    expected, top, rate = [], -1.0, 0.01
+    for score in column:
+        expected.append(rate)
+        top, rate = (score, rate) if score > top else (top, rate * 0.1)
+    assert [float(row["lr"]) for row in rows] == pytest.approx(expected, rel=1e-4)
+    assert json.loads((run / "history.json").read_text())["best"]["epoch"] == summary.best_epoch
+
+
+def test_the_loss_stops_a_run_too(shards: Path, tmp_path: Path) -> None:
+    """With a rate of nothing the loss of an epoch is a matter of its draws, so it soon fails to fall."""
+    run = tmp_path / "run"
+    summary = train(
+        _config(shards, run, "train.epochs=40", "train.metric=train_loss", "train.patience=2", "optim.lr=1e-12")
+    )
+    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    losses = [float(row["train_loss"]) for row in rows]
+    assert len(rows) < 40
+    assert summary.best_epoch == 1 + losses.index(min(losses)) == len(rows) - 2
+
+
+def test_a_metric_that_is_no_column_is_said_at_once(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(SegrayError, match=r"val_dice_livre is no column.*val_dice_liver"):
+        train(_config(shards, tmp_path / "run", "train.metric=val_dice_livre"))
