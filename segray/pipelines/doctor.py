@@ -38,10 +38,10 @@ NO_IMAGE, NO_LABELS = "The labels have no image.", "The image has no labels."
 
 SHEET_CASES = 12
 
-CASES_A_TASK = 4
-"""Cases that one task examines, where there are many: a task costs some milliseconds of its own."""
-
-TASKS_AT_LEAST = 64
+CASES_A_TASK = 16
+TASKS_A_CPU = 8
+"""So many tasks of several cases share the work evenly; more would leave a CPU idle for some 50 ms after each, which is
+as long as a small case takes."""
 
 
 def doctor(
@@ -174,7 +174,8 @@ def _mapped(
     function: Callable[..., dict[str, Any]], arguments: tuple[Any, ...], group: Sequence[Planned], declared: int
 ) -> Iterator[dict[str, Any]]:
     context = paced_context()
-    tasks = min(len(group), max(TASKS_AT_LEAST, len(group) // CASES_A_TASK))
+    cpus = sum(node.cpus for node in nodes())
+    tasks = min(len(group), max(int(TASKS_A_CPU * cpus), len(group) // CASES_A_TASK))
     with DataContext.current(context):
         items = [{"source": case.source.to_json()} for case in group]
         dataset = ray.data.from_items(items, override_num_blocks=tasks).map(

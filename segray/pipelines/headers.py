@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
@@ -12,10 +14,15 @@ import ray
 from segray import formats
 from segray.formats.source import CaseSource
 from segray.pipelines.failures import reason_for
-from segray.pipelines.runtime import READ_TASK_CPUS
 
 CASES_A_TASK = 16
 TASKS_AT_MOST = 512
+
+HEADER_TASK_CPUS = 1.0
+"""A process a core: a share of a core each would start, and leave idle, several processes of 140 MiB a core."""
+
+REMOTE_THREADS = 8
+"""Headers of a task that are read at once where each is a request over the network."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ def read_headers(
         for first in range(0, len(cases), step)
     ]
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
-        read_header_block, fn_kwargs={"with_label_values": with_label_values}, num_cpus=READ_TASK_CPUS
+        read_header_block, fn_kwargs={"with_label_values": with_label_values}, num_cpus=HEADER_TASK_CPUS
     )
     planned, broken = [], []
     for block in sorted(dataset.take_all(), key=lambda block: int(block["first"])):
@@ -86,7 +93,9 @@ def read_header_block(block: dict[str, Any], *, with_label_values: bool) -> dict
     """The headers of consecutive cases, as a JSON list of the rows of :func:`read_header_row`."""
     sources = enumerate(json.loads(block["sources"]), start=int(block["first"]))
     rows = [{"number": number, "source": source} for number, source in sources]
-    found = [read_header_row(row, with_label_values=with_label_values) for row in rows]
+    remote = not with_label_values and any("://" in row["source"] for row in rows)
+    with ThreadPoolExecutor(REMOTE_THREADS if remote else 1) as pool:
+        found = list(pool.map(partial(read_header_row, with_label_values=with_label_values), rows))
     return {"first": block["first"], "rows": json.dumps(found)}
 
 
