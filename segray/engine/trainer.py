@@ -271,10 +271,11 @@ def load_state(uri: str) -> dict[str, Any]:
     """Read what :func:`save_state` wrote, to the CPU; no code is run. Raises SegrayError where it is damaged."""
     data = storage.read_bytes(uri)
     try:
-        if not zipfile.is_zipfile(io.BytesIO(data)):
-            raise EOFError
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if archive.testzip() is not None:
+                raise EOFError
         state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except (RuntimeError, EOFError, ValueError, zipfile.BadZipFile, KeyError, pickle.UnpicklingError) as error:
         raise SegrayError(
             f"The checkpoint {uri} is damaged ({type(error).__name__}).", mend="Resume from an earlier one."
         ) from error

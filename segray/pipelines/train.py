@@ -14,10 +14,11 @@ from ray.train.torch import TorchTrainer
 from segray import storage
 from segray.config import Config, dump_config, load_config
 from segray.errors import SegrayError, UsageError
+from segray.pipelines.checkpoints import KEPT
 from segray.pipelines.live import Planner, data_folder, find_cases, plan_cases
 from segray.pipelines.run_folder import BUNDLE, CHECKPOINTS, CONFIG, FAILURES, METRICS, RunFolder
 from segray.pipelines.runtime import KEEP_MEMORY, WorkerShape, ray_session, worker_shape
-from segray.pipelines.train_worker import SCORE, train_worker
+from segray.pipelines.train_worker import train_worker
 from segray.shards.manifest import load_manifest
 
 Watcher = Callable[[dict[str, Any]], None]
@@ -145,7 +146,7 @@ def _fit(config: Config, run: RunFolder, shape: WorkerShape, stop_after: int) ->
             name=CHECKPOINTS,
             storage_path=run.path,
             failure_config=FailureConfig(max_failures=config.train.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=SCORE),
+            checkpoint_config=CheckpointConfig(num_to_keep=KEPT),
             worker_runtime_env={"env_vars": KEEP_MEMORY},
         ),
     )

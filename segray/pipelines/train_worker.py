@@ -24,7 +24,7 @@ from ray.train.torch import get_device, prepare_model
 from segray import __version__
 from segray.case import LabelMap
 from segray.config import Config, parse_config
-from segray.engine.trainer import Batch, StepResult, Trainer, load_state, save_state
+from segray.engine.trainer import Batch, StepResult, Trainer, save_state
 from segray.engine.validation import Validator
 from segray.errors import SegrayError
 from segray.evaluation.counting import Counts
@@ -32,6 +32,7 @@ from segray.evaluation.metrics import dice
 from segray.nets.bundle import save_bundle
 from segray.nets.normalise import Normalisation
 from segray.nets.unet import build_net
+from segray.pipelines.checkpoints import STATE, restore_state
 from segray.pipelines.failures import reason_for
 from segray.pipelines.feed import EpochFeed, steps_a_worker
 from segray.pipelines.live import data_folder, visit_reader
@@ -42,7 +43,6 @@ from segray.shards.reader import iterate_batches
 
 SCORE = "score"
 LOWER_IS_BETTER = ("train_loss",)
-STATE = "state.pt"
 
 
 @dataclass
@@ -127,29 +127,32 @@ class _Session:
 
     def restore(self) -> None:
         """Load the latest checkpoint, if there is one, and drop the rows of epochs that it does not hold."""
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is not None:
-            with checkpoint.as_directory() as folder:
-                state = load_state(os.path.join(folder, STATE))
+        state, passed = restore_state(self.run)
+        if state is not None:
             self.trainer.load_state_dict(state["trainer"])
             self.position = Position(**state["position"])
         self._note_workers()
         if self.rank == 0:
             self.run.rewind(self.position.epoch)
-            what = f"resume after epoch {self.position.epoch}" if checkpoint else "train from the beginning"
+            for words in passed:
+                self.run.log(words)
+            what = f"resume after epoch {self.position.epoch}" if state else "train from the beginning"
             self.run.log(f"{what}: {self.world} workers, {self.steps} steps an epoch, {self.trainer.precision}")
 
     def _note_workers(self) -> None:
         node = ray.get_runtime_context().get_node_id()
         mine = {"rank": self.rank, "host": socket.gethostname(), "node_id": node, "device": str(self.device)}
-        everyone: list[Any] = [mine]
+        everyone: list[Any] = [(mine, self.position.epoch)]
         if self.world > 1:
             everyone = [None] * self.world
-            dist.all_gather_object(everyone, mine)
+            dist.all_gather_object(everyone, (mine, self.position.epoch))
+        if len({epoch for _, epoch in everyone}) > 1:
+            raise OSError("The workers could not read the same checkpoint.")
         if self.rank == 0:
+            workers = [worker for worker, _ in everyone]
             starts = self.run.history().get("starts", [])
-            starts.append({"after_epoch": self.position.epoch, "workers": everyone})
-            self.run.write_history(workers=everyone, starts=starts, segray=__version__)
+            starts.append({"after_epoch": self.position.epoch, "workers": workers})
+            self.run.write_history(workers=workers, starts=starts, segray=__version__)
 
     def train(self, stop_after: int) -> None:
         """Epochs until the last, ``stop_after``, the time limit or the end of patience."""
