@@ -127,6 +127,11 @@ class IngestConfig(Section):
     picture_channels: Literal["auto", "grey", "rgb"] = setting(
         "auto", "pictures as one grey channel, or red, green and blue; auto: colours where most pictures have them"
     )
+    unannotated: Literal["background", "leave_out"] = setting(
+        "background",
+        "COCO pictures without any annotation: nothing but background, or left out of training and evaluation, since "
+        "nobody may have looked at them",
+    )
     grid: GridConfig = GridConfig()
     split: SplitConfig = SplitConfig()
     rows_per_group: PositiveInt = setting(32, "slices a Parquet row group", "slices")

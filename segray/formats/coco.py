@@ -75,6 +75,8 @@ def read_coco(root: str, found: Findings) -> Discovery:
     look = channel_details(paths, found.config, found.notes)
     for one in sets:
         for stem, (entry, path) in one.images.items():
+            if _is_left_out(entry, one, found):
+                continue
             found.add(_source(ids[one.told.name, stem], entry, path, one, look))
         _add_unnamed(one, look, found)
     _tell(sets, found)
@@ -164,6 +166,16 @@ def _source(case_id: str, entry: CocoImage, path: str, one: _Found, look: Mappin
     )
 
 
+def _is_left_out(entry: CocoImage, one: _Found, found: Findings) -> bool:
+    """True for a picture without annotation that is not to teach or to measure; it can still be predicted."""
+    return (
+        found.labelled
+        and found.config.unannotated == "leave_out"
+        and one.file.labelled
+        and not one.file.annotations.get(entry.id)
+    )
+
+
 def _add_unnamed(one: _Found, look: Mapping[str, Any], found: Findings) -> None:
     """Pictures beside the named ones: cases without labels, so that they can be predicted."""
     if one.told.path.rsplit("/", 1)[-1] != BESIDE:
@@ -192,7 +204,8 @@ def _tell(sets: Sequence[_Found], found: Findings) -> None:
     bare = sum(not one.file.annotations.get(entry.id) for one in sets for entry, _ in one.images.values())
     found.notes.insert(0, f"COCO annotations of {images} pictures{_splits(one.told for one in sets)}.")
     if bare and found.labelled:
-        found.notes.append(f"{bare} pictures have no annotation: all of them is background.")
+        said = "they are left out." if found.config.unannotated == "leave_out" else "all of them is background."
+        found.notes.append(f"{bare} pictures have no annotation: {said}")
 
 
 def _splits(sets: Iterable[_Set]) -> str:

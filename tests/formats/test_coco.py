@@ -73,6 +73,17 @@ def test_polygons_and_images_without_annotations(tmp_path: Path) -> None:
     assert any("1 pictures have no annotation" in note for note in found.notes)
 
 
+def test_pictures_that_nobody_annotated_can_be_left_out_of_training_but_not_of_prediction(tmp_path: Path) -> None:
+    roboflow(tmp_path, [image(0, "a.png"), image(1, "b.png")], [outline(0, 0, 1, [SQUARE])])
+    config = settings().model_copy(update={"unannotated": "leave_out"})
+    found = formats.discover(str(tmp_path), config)
+    assert [case.case_id for case in found.cases] == ["a"]
+    assert found.problems == []
+    assert "1 pictures have no annotation: they are left out." in found.notes
+    to_predict = formats.discover(str(tmp_path), config, labelled=False)
+    assert [case.case_id for case in to_predict.cases] == ["a", "b"]
+
+
 def test_categories_overlaps_crowds_and_runs(tmp_path: Path) -> None:
     whole = {"size": [40, 60], "counts": [0, 2400]}
     found = roboflow(
