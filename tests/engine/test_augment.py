@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from segray.config import AugmentConfig
-from segray.engine.augment import augment, step_seed
+from segray.engine.augment import augment
+from segray.engine.draws import step_seed
 
 STILL: dict[str, Any] = {"spatial": 0.0, "intensity": 0.0}
 NUMBERS = {"seed": 3, "epoch": 2, "rank": 1, "step": 7}
