@@ -27,6 +27,11 @@ NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
 Precision = Literal["auto", "bf16", "fp16", "float32"]
 MOST_LEVEL = 65535
+BlurSd = Annotated[float, Field(gt=0, le=32)]
+Factor = Annotated[float, Field(ge=1)]
+MOST_ELASTIC = 0.48
+"""Displacement over spacing of knots up to which a cubic B-spline deformation folds nowhere: Choi & Lee 2000,
+"Injectivity conditions of 2D and 3D uniform cubic B-spline functions"."""
 
 
 def setting(default: Any, meaning: str, unit: str = "") -> Any:
@@ -202,6 +207,36 @@ class AugmentConfig(Section):
     contrast: Annotated[float, Field(ge=0, lt=1)] = setting(0.2, "contrast factor 1 plus or minus")
     gamma: Annotated[float, Field(ge=0, lt=1)] = setting(0.2, "gamma exponent 1 plus or minus")
     noise: NonNegative = setting(0.05, "sd of Gaussian noise, at most", "of the input range")
+    elastic: Share = setting(0.0, "probability of an elastic deformation")
+    elastic_spacing: Annotated[float, Field(ge=2)] = setting(32.0, "distance of its knots", "pixels")
+    elastic_shift: NonNegative = setting(8.0, "displacement at a knot, up to plus or minus, in x and in y", "pixels")
+    blur: Share = setting(0.0, "probability of a Gaussian blur")
+    blur_sd: tuple[BlurSd, BlurSd] = setting((0.5, 1.0), "its sd, lowest and highest", "pixels")
+    low_resolution: Share = setting(0.0, "probability that a slice is brought to fewer pixels and back")
+    low_resolution_factor: tuple[Factor, Factor] = setting((1.0, 2.0), "times fewer a side, lowest and highest")
+    cutout: Share = setting(0.0, "probability that rectangles are hidden under the slice's lowest value")
+    cutout_count: Annotated[int, Field(ge=1, le=64)] = setting(1, "rectangles a slice", "rectangles")
+    cutout_size: tuple[Share, Share] = setting((0.1, 0.3), "their height and width, lowest and highest", "of the side")
+    window: Share = setting(0.0, "probability of a window of its own; only where intensity.mode is window")
+    window_shift: Share = setting(0.05, "its shift, up to plus or minus", "of the window")
+    window_scale: tuple[PositiveFloat, PositiveFloat] = setting((0.9, 1.1), "its width, lowest and highest factor")
+
+    @field_validator("blur_sd", "low_resolution_factor", "cutout_size", "window_scale")
+    @classmethod
+    def _rise(cls, limits: tuple[float, float]) -> tuple[float, float]:
+        if limits[0] > limits[1]:
+            raise ValueError(f"the lowest of {list(limits)} is above the highest")
+        return limits
+
+    @model_validator(mode="after")
+    def _nothing_folds(self) -> AugmentConfig:
+        if self.elastic > 0 and self.elastic_shift > MOST_ELASTIC * self.elastic_spacing:
+            most = MOST_ELASTIC * self.elastic_spacing
+            raise ValueError(
+                f"elastic_shift {self.elastic_shift:g} would fold a slice over itself; with elastic_spacing "
+                f"{self.elastic_spacing:g} it may be {most:g} at most"
+            )
+        return self
 
 
 class OptimConfig(Section):
@@ -335,6 +370,12 @@ class Config(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     ray: RayConfig = RayConfig()
 
+    @model_validator(mode="after")
+    def _window_can_move(self) -> Config:
+        if self.augment.window > 0 and self.intensity.mode != "window":
+            raise ValueError(f"augment.window moves a window, and intensity.mode={self.intensity.mode} has none")
+        return self
+
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
     """The config of a YAML file (or the defaults) with ``key=value`` overrides applied.
@@ -410,6 +451,8 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return _unknown(key)
     reason = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error" and not key:
+        return f"Settings that do not go together: {reason}."
     if first["type"] == "value_error":
         return f"Setting {key}: {reason}."
     return f"Setting {key}: {reason[:1].lower()}{reason[1:]}; found {first['input']!r}."
