@@ -21,9 +21,9 @@ from segray.engine.augment import augment, step_seed
 from segray.engine.precision import resolve_precision
 from segray.engine.schedule import learning_rate
 from segray.errors import SegrayError
-from segray.nets.losses import LossParts, segmentation_loss
+from segray.nets.losses import LossParts
 from segray.nets.normalise import Normalisation
-from segray.nets.sigmoid_loss import overlapping_loss
+from segray.nets.objective import Objective
 
 NO_LIMIT = math.inf
 
@@ -38,6 +38,7 @@ class Batch:
         mean: (n) or (n, c) float32, mean of each slice's case.
         sd: (n) or (n, c) float32, standard deviation of each slice's case.
         case_ids: n case ids.
+        known: (n, L) bool, which outputs of the net the labels of each slice's case tell of; None: all.
     """
 
     images: Tensor
@@ -45,6 +46,7 @@ class Batch:
     mean: Tensor
     sd: Tensor
     case_ids: tuple[str, ...]
+    known: Tensor | None = None
 
     @classmethod
     def from_arrays(
@@ -55,6 +57,7 @@ class Batch:
         sd: NDArray[Any],
         case_ids: Sequence[str],
         *,
+        known: NDArray[np.bool_] | None = None,
         device: torch.device | str = "cpu",
     ) -> Batch:
         """A batch of numpy arrays; int16 and uint8 travel to the device as they are."""
@@ -70,6 +73,7 @@ class Batch:
             _to_device(mean.astype(np.float32, copy=False), target),
             _to_device(sd.astype(np.float32, copy=False), target),
             tuple(str(case) for case in case_ids),
+            None if known is None else _to_device(known, target),
         )
 
 
@@ -118,16 +122,19 @@ class Trainer:
         rank: int = 0,
         wrap: Callable[[nn.Module], nn.Module] | None = None,
         overlapping: bool = False,
+        structures: Sequence[str] = (),
     ) -> None:
         """Move the network to the device; ``wrap`` may put DistributedDataParallel around it.
 
         With ``overlapping`` labels are bit fields, and each output of the network is a structure by itself.
+        ``structures`` are the names of the label map, for ``loss.class_weights``.
         """
         self.config, self.normalisation, self.rank, self.overlapping = config, normalisation, rank, overlapping
         self.device = torch.device(device)
         self.network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = wrap(self.network) if wrap is not None else self.network
         self._optimiser = build_optimiser(self.network, config.optim, self.device)
+        self._objective = Objective(config.loss, structures, overlapping=overlapping)
         self._parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         self._statistics = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
         self._has_dropout = config.net.dropout > 0
@@ -152,7 +159,7 @@ class Trainer:
         before = torch.cat([buffer.flatten() for buffer in self._statistics]) if self._statistics else None
         self.model.train()
         self._optimiser.zero_grad(set_to_none=True)
-        parts = self._forward(images, labels)
+        parts = self._forward(images, labels, batch.known)
         parts.total.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self._parameters, self.config.optim.clip_norm or NO_LIMIT)
         # One transfer a step: everything that the host wants to know comes in a single tensor.
@@ -199,11 +206,10 @@ class Trainer:
             torch.manual_seed(step_seed(self.config.seed + 1, epoch, self.rank, step))
         return images.contiguous(memory_format=torch.channels_last), labels
 
-    def _forward(self, images: Tensor, labels: Tensor) -> LossParts:
+    def _forward(self, images: Tensor, labels: Tensor, known: Tensor | None) -> LossParts:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
             logits = self.model(images)
-        loss = overlapping_loss if self.overlapping else segmentation_loss
-        return loss(logits, labels, self.config.loss)
+        return self._objective(logits, labels, known=known)
 
     def _restore_statistics(self, before: Tensor | None) -> None:
         if before is None:
