@@ -26,7 +26,7 @@ def hide_unknown(logits: Tensor, known: Tensor, *, overlapping: bool) -> Tensor:
     """Logits by which a loss neither teaches nor punishes structures that nobody drew in a slice's case.
 
     Exclusive labels: an unknown structure may hide in what is drawn as background, so its probability is added to
-    that of the background (marginal loss: Fang & Yan 2020, eq. 4; Shi et al. 2021, eq. 5) and is 0 by itself.
+    that of the background (the marginal loss of Fang & Yan 2020 and Shi et al. 2021) and is 0 by itself.
     Overlapping labels: its probability is 0, as its truth is, which costs nothing. Either way no gradient reaches the
     net of what is hidden, but through the background's sum.
 

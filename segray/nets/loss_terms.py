@@ -48,8 +48,7 @@ class Scored:
 def _logs_of_rest(rows: Tensor, logs: Tensor) -> Tensor:
     """log(1 - softmax): the likeliest label by the sum of the others, since its 1 - p may round to 0."""
     top = rows.argmax(1, keepdim=True)
-    lowest = torch.finfo(rows.dtype).min / 4
-    others = rows.scatter(1, top, lowest).logsumexp(1, keepdim=True) - rows.logsumexp(1, keepdim=True)
+    others = rows.scatter(1, top, _lowest(rows)).logsumexp(1, keepdim=True) - rows.logsumexp(1, keepdim=True)
     # No other label is likelier than 1/2. Any number below 0 keeps the place of the likeliest finite.
     return torch.log1p(-logs.scatter(1, top, -1.0).exp()).scatter(1, top, others)
 
@@ -79,17 +78,20 @@ def focal(scored: Scored, gamma: float) -> Tensor:
 
     The weighted mean over pixels; of labels that overlap over pixels and labels.
     """
-    logs, rest, truth = scored.logs, scored.logs_of_rest, scored.truth
+    logs, truth = scored.logs, scored.truth
     # exp(gamma log(1 - p)), since the derivative of a power at 0 is infinite where gamma is below 1.
-    entries = truth * (gamma * rest).exp() * logs
     if not scored.exclusive:
-        return -_mean_of_entries(entries + (1.0 - truth) * (gamma * logs).exp() * rest, scored.weights)
+        rest = scored.logs_of_rest
+        entries = truth * (gamma * rest).exp() * logs + (1.0 - truth) * (gamma * logs).exp() * rest
+        return -_mean_of_entries(entries, scored.weights)
+    others = scored.rows.masked_fill(truth > 0, _lowest(scored.rows))
+    of_truth = (gamma * (others.logsumexp(1) - scored.rows.logsumexp(1))).exp() * (truth * logs).sum(1)
     of_pixels = truth @ scored.weights
-    return -(entries.sum(1) * of_pixels).sum() / _above_zero(of_pixels.sum())
+    return -(of_truth * of_pixels).sum() / _above_zero(of_pixels.sum())
 
 
 def tversky(scored: Scored, alpha: float, beta: float, first: int) -> Tensor:
-    """1 - mean Tversky index (Salehi et al. 2017, eq. 2) over the labels from ``first`` that the batch shows.
+    """1 - mean Tversky index (Salehi et al. 2017) over the labels from ``first`` that the batch shows.
 
     T = (TP + s) / (TP + alpha FP + beta FN + s) over the pixels of the whole batch. Alpha and beta of 0.5 give Dice.
     """
@@ -102,20 +104,20 @@ def tversky(scored: Scored, alpha: float, beta: float, first: int) -> Tensor:
 
 
 def lovasz(scored: Scored, first: int) -> Tensor:
-    """Lovasz-softmax (Berman et al. 2018, eq. 8 to 11): the mean over the labels from ``first`` that the batch shows.
+    """Lovasz-softmax (Berman et al. 2018): the mean over the labels from ``first`` that the batch shows.
 
     Errors are sorted over the pixels of the whole batch, not of each image. Overlapping labels take the errors of the
     sigmoid in the same way.
     """
     errors = (scored.truth - scored.probabilities).abs()
-    present = [label for label in range(first, errors.shape[1]) if bool(scored.truth[:, label].any())]
+    present = [label for label, area in enumerate(scored.truth.sum(0).tolist()) if label >= first and area > 0]
     if not present:
         return errors.sum() * 0.0
     return torch.stack([_jaccard_surrogate(errors[:, label], scored.truth[:, label]) for label in present]).mean()
 
 
 def _jaccard_surrogate(errors: Tensor, truth: Tensor) -> Tensor:
-    """Errors and truth (P) of one label to the Lovasz extension of its Jaccard loss (Berman et al., alg. 1)."""
+    """Errors and truth (P) of one label to the Lovasz extension of its Jaccard loss (Berman et al., algorithm 1)."""
     ordered, order = errors.sort(descending=True)
     # In float64: a float32 counts pixels up to 2^24 only.
     found = truth[order].double()
@@ -129,6 +131,11 @@ def _jaccard_surrogate(errors: Tensor, truth: Tensor) -> Tensor:
 def _mean_of_entries(entries: Tensor, weights: Tensor) -> Tensor:
     """The mean of (P, L) with a weight a label."""
     return (entries.sum(0) * weights).sum() / _above_zero(weights.sum() * len(entries))
+
+
+def _lowest(rows: Tensor) -> float:
+    """A logit whose probability is 0, and that differs from any other by a finite number."""
+    return torch.finfo(rows.dtype).min / 4
 
 
 def _above_zero(total: Tensor) -> Tensor:
