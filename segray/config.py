@@ -183,12 +183,36 @@ class LossConfig(Section):
 
     dice: NonNegative = setting(1.0, "weight of the soft Dice loss")
     cross_entropy: NonNegative = setting(1.0, "weight of the cross entropy")
-    dice_background: bool = setting(False, "count the background as a structure in the Dice loss")
+    dice_background: bool = setting(False, "count the background as a structure in the Dice, Tversky and Lovasz losses")
+    bce: NonNegative = setting(
+        0.0, "weight of the binary cross entropy of each label against the rest; of labels that overlap: cross_entropy"
+    )
+    focal: NonNegative = setting(0.0, "weight of the focal loss (Lin et al. 2017)")
+    focal_gamma: NonNegative = setting(2.0, "how much less the focal loss counts pixels that are right; 0: all alike")
+    tversky: NonNegative = setting(0.0, "weight of the Tversky loss (Salehi et al. 2017)")
+    tversky_alpha: NonNegative = setting(0.3, "what the Tversky loss charges for pixels found where nothing is")
+    tversky_beta: NonNegative = setting(0.7, "what the Tversky loss charges for pixels missed")
+    lovasz: NonNegative = setting(
+        0.0, "weight of the Lovasz-softmax loss (Berman et al. 2018), over the pixels of the whole batch"
+    )
+    class_weights: dict[str, NonNegative] = setting(
+        {},
+        "structure names and their weights in cross_entropy, bce and focal, such as {lesion: 5}; `background` may be "
+        "named too; a structure without a weight has 1",
+    )
+    missing: Literal["background", "mask"] = setting(
+        "background",
+        "what a structure is in a case that has no mask file of it: background; mask: unknown there, neither taught "
+        "nor counted in the validation",
+    )
 
     @model_validator(mode="after")
     def _something(self) -> LossConfig:
-        if self.dice + self.cross_entropy <= 0:
-            raise ValueError("loss.dice and loss.cross_entropy cannot both be 0")
+        weights = ("dice", "cross_entropy", "bce", "focal", "tversky", "lovasz")
+        if not any(getattr(self, name) for name in weights):
+            raise ValueError(f"{', '.join(weights[:-1])} and {weights[-1]} of the loss cannot all be 0")
+        if self.tversky and not self.tversky_alpha + self.tversky_beta:
+            raise ValueError("tversky_alpha and tversky_beta cannot both be 0")
         return self
 
 

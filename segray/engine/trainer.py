@@ -25,9 +25,9 @@ from segray.engine.optimisers import WeightAverage, build_optimiser
 from segray.engine.precision import autocast, resolve_precision
 from segray.engine.schedule import learning_rate
 from segray.errors import SegrayError
-from segray.nets.losses import LossParts, segmentation_loss
+from segray.nets.losses import LossParts
 from segray.nets.normalise import Normalisation
-from segray.nets.sigmoid_loss import overlapping_loss
+from segray.nets.objective import Objective
 
 NO_LIMIT = math.inf
 
@@ -42,6 +42,7 @@ class Batch:
         mean: (n) or (n, c) float32, mean of each slice's case.
         sd: (n) or (n, c) float32, standard deviation of each slice's case.
         case_ids: n case ids.
+        known: (n, L) bool, which outputs of the net the labels of each slice's case tell of; None: all.
     """
 
     images: Tensor
@@ -49,6 +50,7 @@ class Batch:
     mean: Tensor
     sd: Tensor
     case_ids: tuple[str, ...]
+    known: Tensor | None = None
 
     @classmethod
     def from_arrays(
@@ -59,6 +61,7 @@ class Batch:
         sd: NDArray[Any],
         case_ids: Sequence[str],
         *,
+        known: NDArray[np.bool_] | None = None,
         device: torch.device | str = "cpu",
     ) -> Batch:
         """A batch of numpy arrays; int16 and uint8 travel to the device as they are."""
@@ -74,6 +77,7 @@ class Batch:
             _to_device(mean.astype(np.float32, copy=False), target),
             _to_device(sd.astype(np.float32, copy=False), target),
             tuple(str(case) for case in case_ids),
+            None if known is None else _to_device(known, target),
         )
 
 
@@ -122,16 +126,19 @@ class Trainer:
         rank: int = 0,
         wrap: Callable[[nn.Module], nn.Module] | None = None,
         overlapping: bool = False,
+        structures: Sequence[str] = (),
     ) -> None:
         """Move the network to the device; ``wrap`` may put DistributedDataParallel around it.
 
         With ``overlapping`` labels are bit fields, and each output of the network is a structure by itself.
+        ``structures`` are the names of the label map, for ``loss.class_weights``.
         """
         self.config, self.normalisation, self.rank, self.overlapping = config, normalisation, rank, overlapping
         self.device = torch.device(device)
         self.network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = wrap(self.network) if wrap is not None else self.network
         self._optimiser = build_optimiser(self.network, config.optim, self.device)
+        self._objective = Objective(config.loss, structures, overlapping=overlapping)
         self._parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         self._statistics = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
         self._has_dropout = config.net.dropout > 0
@@ -167,7 +174,7 @@ class Trainer:
         self._pending += batch.case_ids
         self.model.train()
         with self._unsynchronised(update):
-            parts = self._forward(images, labels)
+            parts = self._forward(images, labels, batch.known)
             scaled = parts.total / self.config.optim.accumulate if self.config.optim.accumulate > 1 else parts.total
             self._scaler.scale(scaled).backward()  # type: ignore[no-untyped-call]
         norm = self._gradient_norm() if update else torch.full_like(parts.dice, math.nan)
@@ -249,11 +256,10 @@ class Trainer:
             torch.manual_seed(step_seed(self.config.seed + 1, epoch, self.rank, step))
         return images.contiguous(memory_format=torch.channels_last), labels
 
-    def _forward(self, images: Tensor, labels: Tensor) -> LossParts:
+    def _forward(self, images: Tensor, labels: Tensor, known: Tensor | None) -> LossParts:
         with autocast(self.device, self.precision):
             logits = self.model(images)
-        loss = overlapping_loss if self.overlapping else segmentation_loss
-        return loss(logits, labels, self.config.loss)
+        return self._objective(logits, labels, known=known)
 
     def _restore_statistics(self, before: Tensor | None) -> None:
         if before is None:

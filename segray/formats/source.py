@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -53,6 +53,13 @@ class CaseSource:
     def has_labels(self) -> bool:
         """True where the case has masks or a label volume."""
         return bool(self.masks) or self.labels is not None
+
+    def missing(self, structures: Iterable[str]) -> list[str]:
+        """The structures that the case has no mask file of; [] of cases whose labels are no mask files.
+
+        An empty mask says that a structure is not there. No mask says nothing.
+        """
+        return [name for name in structures if name not in self.masks] if self.masks else []
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,14 +25,16 @@ class LossParts:
     """The loss and what it is the weighted sum of; scalars (float32 tensors) on the device of the logits.
 
     Attributes:
-        total: ``dice * weight + cross_entropy * weight``, to be differentiated.
+        total: the sum of all terms times their weights, to be differentiated.
         dice: 1 - mean soft Dice over the structures present, detached.
         cross_entropy: mean over pixels in nats, detached.
+        more: the further terms of a :class:`segray.nets.objective.Objective`, before their weights, detached.
     """
 
     total: Tensor
     dice: Tensor
     cross_entropy: Tensor
+    more: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor, config: LossConfig) -> LossParts:

@@ -306,6 +306,7 @@ def _close(
     owners = {case.source.case_id: case.source.patient for case in planned}
     memory = {} if recipe.pixels else {case.source.case_id: bytes_needed(case) for case in planned}
     given = {case.source.case_id: case.source.split for case in planned}
+    missing = {case.source.case_id: case.source.missing(label_map.names) for case in planned}
     split = split_cases({part.case_id: owners[part.case_id] for part in facts}, config.ingest.split, given)
     parts = [
         PartEntry(
@@ -320,6 +321,7 @@ def _close(
             part.notes,
             left_out=part.hollow.bytes if part.hollow else 0,
             memory=memory.get(part.case_id, 0),
+            missing=missing[part.case_id],
         )
         for part in facts
     ]

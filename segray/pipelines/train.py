@@ -14,12 +14,14 @@ from ray.train.torch import TorchTrainer
 from segray import storage
 from segray.config import Config, dump_config, load_config
 from segray.errors import SegrayError, UsageError
+from segray.nets.class_weights import weights_of_labels
 from segray.pipelines.checkpoints import KEPT
 from segray.pipelines.live import Planner, data_folder, find_cases, plan_cases
 from segray.pipelines.run_folder import BUNDLE, CHECKPOINTS, CONFIG, FAILURES, METRICS, RunFolder
 from segray.pipelines.runtime import KEEP_MEMORY, WorkerShape, ray_session, worker_shape
 from segray.pipelines.train_worker import train_worker
-from segray.shards.manifest import load_manifest
+from segray.shards.known_labels import KnownLabels
+from segray.shards.manifest import Manifest, load_manifest
 
 Watcher = Callable[[dict[str, Any]], None]
 Failure = tuple[str, str]
@@ -79,16 +81,19 @@ def train(
     config = _with_absolute_paths(config, run)
     found = None if resume else find_cases(config)
     if resume or found is None:
-        load_manifest(data_folder(config))
+        _check_names(config)
     if not resume:
         run.refuse_second()
     with ray_session(config.ray):
         if found is not None:
             plan_cases(found, config, run, planner or Planner())
+            _check_names(config)
         if not resume:
             run.begin(dump_config(config))
         shape = worker_shape(config.train.workers, config.train.cpus_per_worker, config.train.gpu)
         run.write_history(fatal="", finished=False)
+        for sentence in idle_settings(config, load_manifest(data_folder(config))):
+            run.log(sentence)
         run.log(f"start: {config.train.workers} workers, each {shape.cpus:g} CPUs and {shape.gpus:g} GPUs")
         with ExitStack() as stack:
             if watcher is not None:
@@ -125,6 +130,19 @@ def _with_absolute_paths(config: Config, run: RunFolder) -> Config:
         )
     paths = {"shards": storage.absolute(config.train.shards), "run": run.path}
     return config.model_copy(update={"train": config.train.model_copy(update=paths)})
+
+
+def idle_settings(config: Config, manifest: Manifest) -> list[str]:
+    """What the settings ask for and the shards give no occasion for, a sentence each."""
+    if config.loss.missing == "mask" and KnownLabels.of_manifest(manifest) is None:
+        return ["loss.missing=mask changes nothing: no case of the shards is known to lack a mask file."]
+    return []
+
+
+def _check_names(config: Config) -> None:
+    """Raise UsageError where there are no shards, or the loss names a structure that they do not hold."""
+    known = load_manifest(data_folder(config)).label_map
+    weights_of_labels(config.loss.class_weights, known.names, overlapping=known.overlapping)
 
 
 def _fit(config: Config, run: RunFolder, shape: WorkerShape, stop_after: int) -> None:

@@ -38,6 +38,7 @@ from segray.pipelines.feed import EpochFeed, steps_a_worker
 from segray.pipelines.live import data_folder, visit_reader
 from segray.pipelines.run_folder import BUNDLE, RunFolder
 from segray.shards.index import SliceIndex, load_index
+from segray.shards.known_labels import KnownLabels
 from segray.shards.manifest import Manifest, load_manifest
 from segray.shards.reader import iterate_batches
 
@@ -117,7 +118,9 @@ class _Session:
             rank=self.rank,
             wrap=self._wrap if self.world > 1 else None,
             overlapping=self.label_map.overlapping,
+            structures=self.label_map.names,
         )
+        self.known = KnownLabels.of_manifest(self.manifest) if config.loss.missing == "mask" else None
         self.position = Position()
         self.steps = steps_a_worker(self.index, config, self.world)
 
@@ -217,7 +220,13 @@ class _Session:
         mark = time.monotonic()
         for arrays in feed.epoch(epoch):
             batch = Batch.from_arrays(
-                arrays.images, arrays.labels, arrays.mean, arrays.sd, arrays.case_ids, device=self.device
+                arrays.images,
+                arrays.labels,
+                arrays.mean,
+                arrays.sd,
+                arrays.case_ids,
+                known=None if self.known is None else self.known.of(arrays.case_ids),
+                device=self.device,
             )
             yield batch, time.monotonic() - mark
             mark = time.monotonic()
@@ -330,7 +339,10 @@ class _Session:
         if self.world > 1:
             dist.all_reduce(counts)
         table = counts.cpu().numpy()
-        return dice(Counts(table[..., 0], table[..., 1], table[..., 2]).structures())
+        scores = dice(Counts(table[..., 0], table[..., 1], table[..., 2]).structures())
+        if self.known is not None:
+            scores[~self.known.structures(cases)] = np.nan
+        return scores
 
     def _out_of_time(self, epoch_seconds: float) -> bool:
         minutes = self.config.train.minutes

@@ -118,6 +118,7 @@ class PartEntry:
         left_out: compressed bytes of the pixels, where they are made from the case's files each time; 0: the part
             holds them.
         memory: bytes that making them takes.
+        missing: structures that the case had no mask file of, so that nobody knows where they are.
     """
 
     case_id: str
@@ -131,6 +132,7 @@ class PartEntry:
     notes: list[str] = field(default_factory=list)
     left_out: int = 0
     memory: int = 0
+    missing: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

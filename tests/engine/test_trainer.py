@@ -12,7 +12,7 @@ import torch
 
 from segray.config import Config, TrainConfig, parse_config
 from segray.engine.trainer import Batch, StepResult, Trainer, load_state, save_state
-from segray.errors import SegrayError
+from segray.errors import SegrayError, UsageError
 from segray.nets.normalise import Normalisation
 from segray.nets.unet import build_net
 
@@ -76,6 +76,32 @@ def test_resume_continues_exactly(tmp_path: Path, name: str, precision: str) -> 
     for net, other in ((whole.network, resumed.network), (whole.trained, resumed.trained)):
         for name_, tensor in net.state_dict().items():
             assert torch.equal(tensor, other.state_dict()[name_]), name_
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_a_structure_that_nobody_drew_is_not_unlearnt(overlapping: bool) -> None:
+    config = _config()
+    torch.manual_seed(0)
+    net = build_net(config.net, 1, 1 if overlapping else 2)
+    trainer = Trainer(config, net, Normalisation("window", -200.0, 300.0), device="cpu", overlapping=overlapping)
+    drawn = _batch(0)
+    blank = replace(drawn, labels=torch.zeros_like(drawn.labels))
+    known = torch.tensor([not overlapping] + [False] * (not overlapping)).expand(4, -1)
+    hidden = trainer.step(replace(blank, known=known), epoch=0, step=0, progress=0.0)
+    taught = trainer.step(blank, epoch=0, step=1, progress=0.0)
+    assert hidden.loss == pytest.approx(0, abs=1e-6)
+    assert hidden.grad_norm == pytest.approx(0, abs=1e-6)
+    assert taught.loss > 0.1
+    assert taught.grad_norm > 0.01
+
+
+def test_the_terms_of_the_config_are_trained_with_the_names_of_the_structures() -> None:
+    tree = {"loss": {"dice": 0, "cross_entropy": 0, "tversky": 1, "focal": 1, "class_weights": {"disc": 3}}}
+    config = parse_config({**_config().model_dump(), **tree})
+    results = _epochs(_trainer(config, structures=["disc"]), 0, 4, steps=10)
+    assert results[-1].loss < 0.5 * results[0].loss
+    with pytest.raises(UsageError, match="names disc, which is no structure"):
+        _trainer(config, structures=["liver"])
 
 
 def test_not_finite_batch_is_skipped_with_its_cases_and_changes_nothing() -> None:

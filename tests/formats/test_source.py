@@ -23,6 +23,13 @@ def test_patient_is_the_case_unless_known() -> None:
     assert CaseSource("a", "x", labels="y").has_labels
 
 
+def test_missing_is_what_has_no_mask_file() -> None:
+    source = CaseSource("a", "x", masks={"liver": "l", "spleen": "s"})
+    assert source.missing(["heart", "liver", "vein"]) == ["heart", "vein"]
+    assert source.missing(["liver"]) == []
+    assert CaseSource("a", "x", labels="y").missing(["liver"]) == []
+
+
 def test_fingerprint_changes_with_any_file(tmp_path: Path) -> None:
     image, mask = tmp_path / "i.nii", tmp_path / "m.nii"
     image.write_bytes(b"1")
