@@ -21,6 +21,7 @@ from segray.engine.augment import augment, step_seed
 from segray.engine.precision import resolve_precision
 from segray.engine.schedule import learning_rate
 from segray.errors import SegrayError
+from segray.nets.deep_supervision import supervised_loss
 from segray.nets.losses import LossParts, segmentation_loss
 from segray.nets.normalise import Normalisation
 from segray.nets.sigmoid_loss import overlapping_loss
@@ -203,6 +204,8 @@ class Trainer:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
             logits = self.model(images)
         loss = overlapping_loss if self.overlapping else segmentation_loss
+        if isinstance(logits, tuple):
+            return supervised_loss(loss, logits, labels, self.config.loss)
         return loss(logits, labels, self.config.loss)
 
     def _restore_statistics(self, before: Tensor | None) -> None:

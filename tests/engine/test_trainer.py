@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -184,3 +185,14 @@ def test_it_learns_from_the_second_channel() -> None:
         )  # fmt: skip
         results.append(trainer.step(batch, epoch=1, step=number, progress=0.0))
     assert results[-1].loss < 0.5 * results[0].loss
+
+
+def test_deep_supervision_learns_and_resumes_exactly() -> None:
+    net = {"features": [4, 8, 8, 8], "deep_supervision": True, "attention": True, "blocks": "residual"}
+    config = _config(lr=0.01).model_copy(update={"net": parse_config({"net": net}).net})
+    trainer = _trainer(config)
+    results = _epochs(trainer, 0, 2, steps=10)
+    assert results[-1].loss < 0.7 * results[0].loss
+    resumed = _trainer(config)
+    resumed.load_state_dict(copy.deepcopy(trainer.state_dict()))
+    assert _epochs(resumed, 2, 3) == _epochs(trainer, 2, 3)
