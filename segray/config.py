@@ -159,6 +159,17 @@ class NetConfig(Section):
     activation: Literal["relu", "leaky_relu", "silu"] = setting("leaky_relu", "activation after each normalisation")
     upsampling: Literal["transposed", "bilinear"] = setting("transposed", "how the decoder doubles the resolution")
     dropout: Share = setting(0.0, "probability of spatial dropout at the two lowest levels")
+    blocks: Literal["plain", "residual"] = setting(
+        "plain", "the encoder: two convolutions a level, or residual blocks as nnU-Net's ResEnc has them"
+    )
+    attention: bool = setting(False, "attention gates on the skips (Oktay et al. 2018)")
+    deep_supervision: bool = setting(False, "heads on the lower decoder levels too, in training; four levels or more")
+
+    @model_validator(mode="after")
+    def _deep_enough(self) -> NetConfig:
+        if self.deep_supervision and len(self.features) < 4:
+            raise ValueError(f"deep_supervision needs four levels or more; features is {self.features}")
+        return self
 
 
 class IntensityConfig(Section):

@@ -11,7 +11,7 @@ from segray.config import Precision
 from segray.engine.precision import DTYPES, Resolved, autocast, resolve_precision
 from segray.nets.unet import ConvUnit, UNet, fold_batch_norm
 
-_FUSED = {nn.ReLU: ("relu", []), nn.LeakyReLU: ("leaky_relu", [0.01])}
+_FUSED = {nn.ReLU: ("relu", []), nn.LeakyReLU: ("leaky_relu", [0.01]), nn.Identity: ("none", [])}
 """Activations that oneDNN applies while a convolution's output is still in the cache, with their parameters."""
 
 

@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from segray.engine.optimisers import WeightAverage, build_optimiser
 from segray.engine.precision import autocast, resolve_precision
 from segray.engine.schedule import learning_rate
 from segray.errors import SegrayError
+from segray.nets.deep_supervision import supervised_loss
 from segray.nets.losses import LossParts
 from segray.nets.normalise import Normalisation
 from segray.nets.objective import Objective
@@ -259,7 +261,8 @@ class Trainer:
     def _forward(self, images: Tensor, labels: Tensor, known: Tensor | None) -> LossParts:
         with autocast(self.device, self.precision):
             logits = self.model(images)
-        return self._objective(logits, labels, known=known)
+        loss = partial(self._objective, known=known)
+        return supervised_loss(loss, logits, labels) if isinstance(logits, tuple) else loss(logits, labels)
 
     def _restore_statistics(self, before: Tensor | None) -> None:
         if before is None:

@@ -33,6 +33,16 @@ def test_float32_equals_the_net(norm: str, activation: str) -> None:
 
 
 @pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_float32_equals_the_residual_net_with_gates(norm: str) -> None:
+    net = _net(norm=norm, blocks="residual", attention=True)
+    x = torch.randn(2, 1, 16, 24)
+    with torch.inference_mode():
+        fast = ForwardPass(net, CPU, "float32")
+        assert fast.fused == (norm == "batch")
+        torch.testing.assert_close(fast(x), net(x), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance"])
 def test_bf16_is_near(norm: str) -> None:
     net = _net(norm=norm)
     x = torch.randn(2, 1, 16, 24)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -279,3 +280,14 @@ def test_a_gradient_too_large_for_fp16_lowers_the_scale_and_blames_no_case() -> 
     assert trainer.state_dict()["scaler"]["scale"] == 2.0**29
     _epochs(trainer, 0, 4)
     assert not all(torch.equal(p, q) for p, q in zip(trainer.network.parameters(), before, strict=True))
+
+
+def test_deep_supervision_learns_and_resumes_exactly() -> None:
+    net = {"features": [4, 8, 8, 8], "deep_supervision": True, "attention": True, "blocks": "residual"}
+    config = _config(lr=0.01).model_copy(update={"net": parse_config({"net": net}).net})
+    trainer = _trainer(config)
+    results = _epochs(trainer, 0, 2, steps=10)
+    assert results[-1].loss < 0.7 * results[0].loss
+    resumed = _trainer(config)
+    resumed.load_state_dict(copy.deepcopy(trainer.state_dict()))
+    assert _epochs(resumed, 2, 3) == _epochs(trainer, 2, 3)

@@ -121,3 +121,28 @@ def test_a_bundle_without_the_word_is_exclusive(tmp_path: Path) -> None:
     del table["overlapping"]
     path.write_text(json.dumps(table))
     assert load_bundle(str(tmp_path)).label_map == LABELS
+
+
+def test_a_bundle_of_a_net_without_newer_settings_loads(tmp_path: Path) -> None:
+    _, network = _save(tmp_path)
+    path = tmp_path / "bundle.json"
+    table = json.loads(path.read_text())
+    table["net"] = {key: table["net"][key] for key in ("features", "norm", "activation", "upsampling", "dropout")}
+    path.write_text(json.dumps(table))
+    x = torch.randn(1, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(load_bundle(str(tmp_path)).network()(x), network.eval()(x))
+
+
+def test_a_bundle_keeps_all_heads(tmp_path: Path) -> None:
+    config = NetConfig(features=[4, 8, 8, 8], blocks="residual", attention=True, deep_supervision=True)
+    network = build_net(config, 1, LABELS.channels)
+    save_bundle(
+        str(tmp_path), network, net=config, label_map=LABELS, grid=GRID, normalisation=Normalisation("case")
+    )  # fmt: skip
+    loaded = load_bundle(str(tmp_path)).network()
+    x = torch.randn(1, 1, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), network.eval()(x))
+        for mine, theirs in zip(loaded.train()(x), network.train()(x), strict=True):
+            assert torch.equal(mine, theirs)

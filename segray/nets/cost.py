@@ -1,0 +1,98 @@
+"""What a net costs before it is trained: parameters, arithmetic, memory; found without arithmetic, on meta tensors."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+GIB = 2**30
+
+LOSS_TENSORS = 3
+"""Tensors of the logits' size in float32 that the loss and its gradient hold at once."""
+
+
+@dataclass(frozen=True)
+class NetCost:
+    """The cost of a net on slices of one size.
+
+    Attributes:
+        parameters: trained numbers.
+        flops_per_slice: floating point operations of a forward pass in inference (a multiplication and its addition
+            are two), convolutions and matrix products only, as torch counts them.
+        training_bytes: estimated memory of a training step: weights, gradients, the optimiser's state, what the
+            backward pass needs, and the loss. Buffers of the libraries and the batches on their way come on top.
+        height: rows of the slice.
+        width: columns of the slice.
+        batch: slices a step.
+    """
+
+    parameters: int
+    flops_per_slice: int
+    training_bytes: int
+    height: int
+    width: int
+    batch: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        """One line for a log or a terminal."""
+        return (
+            f"{self.parameters / 1e6:.2f} million parameters, {self.flops_per_slice / 1e9:.2f} GFLOPs a slice of "
+            f"{self.height} x {self.width}, about {self.training_bytes / GIB:.2f} GiB to train on {self.batch} at once"
+        )
+
+
+def net_cost(
+    net: nn.Module, in_channels: int, canvas: tuple[int, int], *, batch: int, bf16: bool = False, momenta: int = 2
+) -> NetCost:
+    """The cost of a net; the net itself is not changed and nothing is computed.
+
+    Args:
+        net: (n, C, H, W) -> logits, or in training a tuple of them.
+        in_channels: C.
+        canvas: (H, W) of a slice.
+        batch: slices a training step.
+        bf16: activations are kept in bfloat16 (autocast), which halves them.
+        momenta: tensors that the optimiser keeps for each parameter: AdamW 2, SGD with momentum 1.
+    """
+    ghost = copy.deepcopy(net).to("meta")
+    parameters = sum(p.numel() for p in ghost.parameters() if p.requires_grad)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        ghost.eval()(torch.empty(1, in_channels, *canvas, device="meta"))
+    saved, logits = _saved_bytes(ghost.train(), torch.empty(batch, in_channels, *canvas, device="meta"))
+    state = 4 * parameters * (2 + momenta)
+    activations = saved // 2 if bf16 else saved
+    return NetCost(parameters, counter.get_total_flops(), state + activations + LOSS_TENSORS * logits, *canvas, batch)
+
+
+def _saved_bytes(net: nn.Module, images: Tensor) -> tuple[int, int]:
+    """(bytes that autograd keeps for the backward pass, bytes of all logits); weights are no part of it."""
+    own = {tensor.untyped_storage()._cdata for tensor in net.parameters()}
+    kept: dict[int, int] = {}
+    # Held until the end: a freed storage would give its address to the next one.
+    held: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage.nbytes()
+            held.append(tensor)
+        return tensor
+
+    with saved_tensors_hooks(keep, _as_it_is):
+        outputs = net(images)
+    levels = outputs if isinstance(outputs, tuple) else (outputs,)
+    return sum(kept.values()), sum(4 * level.numel() for level in levels)
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
