@@ -100,14 +100,18 @@ def weights_and_gradients(network: nn.Module) -> dict[str, NDArray[np.float32]]:
 
 
 def shown_slices(index: SliceIndex, most: int) -> NDArray[np.int64]:
-    """Of up to ``most`` held-out cases, evenly from the list, the slice with the most foreground; sorted."""
+    """Of up to ``most`` held-out cases, evenly from the list, the slice that shows most structures; sorted.
+
+    Among equals the one with the most foreground.
+    """
     held_out = index.slices_of("validation")
     cases = np.unique(index.part[held_out])
     chosen = cases[np.unique(np.linspace(0, len(cases) - 1, most).round().astype(int))] if cases.size else cases
     fullest = []
     for case in chosen:
         mine = held_out[index.part[held_out] == case]
-        fullest.append(mine[index.foreground[mine].argmax()])
+        structures = np.diff(index.present[1])[mine]
+        fullest.append(mine[np.lexsort((index.foreground[mine], structures))[-1]])
     return np.array(sorted(fullest), dtype=np.int64)
 
 

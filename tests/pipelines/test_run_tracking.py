@@ -128,7 +128,10 @@ def test_the_slices_shown_are_the_fullest_of_different_held_out_cases(shards: Pa
     assert len(set(index.part[chosen].tolist())) == len(chosen) == len(index.cases("validation"))
     for one in chosen:
         mine = held_out[index.part[held_out] == index.part[one]]
-        assert index.foreground[one] == index.foreground[mine].max() > 0
+        structures = {slice_: index.present[1][slice_ + 1] - index.present[1][slice_] for slice_ in mine.tolist()}
+        assert structures[int(one)] == max(structures.values()) > 1
+        rivals = [slice_ for slice_, count in structures.items() if count == structures[int(one)]]
+        assert index.foreground[one] == index.foreground[rivals].max()
 
 
 def test_the_numbers_of_an_epoch_leave_out_what_was_not_measured() -> None:
