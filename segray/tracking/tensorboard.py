@@ -34,10 +34,11 @@ class TensorBoard(Tracker):
     def __init__(self, start: Start) -> None:
         folder = os.path.join(start.local_folder(), FOLDER)
         os.makedirs(folder, exist_ok=True)
+        earlier = len(os.listdir(folder))
         # Two starts within a second would share a name without the number, and the second would truncate the first.
-        self._writer = EventsWriter(os.path.join(folder, "events"), f".{len(os.listdir(folder))}")
+        self._writer = EventsWriter(os.path.join(folder, "events"), f".{earlier}")
         self._flushed = time.monotonic()
-        if start.first_step:
+        if earlier:
             mark = SessionLog(status=SessionLog.START)
             self._write(Event(wall_time=time.time(), step=start.first_step, session_log=mark))
 

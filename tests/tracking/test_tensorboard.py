@@ -42,6 +42,17 @@ def test_a_resumed_run_shows_every_step_once(tmp_path: Path) -> None:
     assert curve(tmp_path / "tensorboard", "train/loss") == expected
 
 
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
+    killed = _board(tmp_path)
+    killed.scalars({"train/loss": 1.0}, 0)
+    killed.scalars({"train/loss": 2.0}, 1)
+    killed.flush()
+    again = _board(tmp_path)
+    again.scalars({"train/loss": 1.0}, 0)
+    again.close(failed=False)
+    assert curve(tmp_path / "tensorboard", "train/loss") == [(0, 1.0)]
+
+
 def test_pictures_keep_their_pixels(tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     board = _board(tmp_path)
