@@ -133,6 +133,24 @@ def train(
 
 
 @app.command()
+def watch(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run folder of a training, a path or a URI.")],
+    once: Annotated[bool, typer.Option("--once", help="Show it once and end.")] = False,
+    interval: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Time between looks.")] = 2.0,
+) -> None:
+    """Watch a training, from any machine that sees its run folder: progress, loss, Dice, speed, the log.
+
+    It ends with the training; Ctrl-C ends it before and leaves the training alone. Written to a pipe it gives a line
+    whenever something has changed.
+
+    Example: `segray watch runs/one`, or after the fact `segray watch runs/one --once`
+    """
+    from segray.cli_watch import watch as show
+
+    show(run, interval=interval, once=once)
+
+
+@app.command()
 def predict(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle, or the run folder that holds it.")],
     source: Annotated[str, typer.Argument(metavar="SRC", help="A folder of cases, or one NIfTI file.")],

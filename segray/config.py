@@ -339,6 +339,14 @@ class TrainConfig(Section):
     max_failures: Count = setting(3, "how often a lost worker or node is replaced from the last checkpoint")
     mix_mib: PositiveInt = setting(128, "compressed slices kept to be mixed, a worker", "MiB")
     decode_threads: PositiveInt = setting(2, "threads that decompress slices, a worker", "threads")
+    trackers: list[Literal["tensorboard", "mlflow", "wandb"]] = setting(
+        ["tensorboard"],
+        "where curves and pictures go besides the CSV files of the run folder: any of tensorboard, mlflow, wandb; "
+        "[]: nowhere",
+    )
+    histograms_every: Count = setting(
+        0, "epochs between histograms of weights and gradients in TensorBoard; 0: none", "epochs"
+    )
 
 
 class PredictConfig(Section):

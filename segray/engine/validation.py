@@ -73,8 +73,20 @@ class Validator:
     @torch.inference_mode()
     def add(self, batch: Batch, case_index: Tensor, counts: Tensor) -> None:
         """Predict the slices of a batch and add them to ``counts`` as :func:`count_batch` does."""
+        self._count(self._logits(batch), batch.labels, case_index.to(self._device), counts)
+
+    @torch.inference_mode()
+    def masks(self, batch: Batch) -> Tensor:
+        """(n, H, W) int64: the predicted channel index of every pixel, or the bit field of the structures there."""
+        logits = self._logits(batch)
+        if self._count is count_batch:
+            return logits.argmax(1)
+        weights = 2 ** torch.arange(logits.shape[1], device=logits.device)
+        return ((logits > 0) * weights[:, None, None]).sum(1)
+
+    def _logits(self, batch: Batch) -> Tensor:
         self._network.eval()
         images = self._normalisation.apply(batch.images, batch.mean, batch.sd)
         with autocast(self._device, self._precision):
-            logits = self._network(images.contiguous(memory_format=torch.channels_last))
-        self._count(logits, batch.labels, case_index.to(self._device), counts)
+            logits: Tensor = self._network(images.contiguous(memory_format=torch.channels_last))
+        return logits

@@ -47,6 +47,7 @@ class RunFolder:
         self.path = storage.absolute(path)
         self._steps: list[Sequence[Any]] = []
         self._progress_at = 0.0
+        self._matched: set[str] = set()
 
     def file(self, name: str) -> str:
         """The path of a file of the run."""
@@ -111,9 +112,18 @@ class RunFolder:
         writer = csv.writer(text, lineterminator="\n")
         if not storage.exists(self.file(name)):
             writer.writerow(columns)
+        elif name not in self._matched:
+            self._match_columns(name, columns)
+        self._matched.add(name)
         writer.writerows(rows)
         if text.getvalue():
             storage.append_line(self.file(name), text.getvalue().removesuffix("\n"))
+
+    def _match_columns(self, name: str, columns: Sequence[str]) -> None:
+        """Give a file that an older segray began the columns of this one, empty in the rows that lack them."""
+        rows = self.rows(name)
+        if rows and list(rows[0]) != list(columns):
+            self._write_rows(name, columns, [[row.get(column, "") for column in columns] for row in rows])
 
     def history(self) -> dict[str, Any]:
         """The content of ``history.json``; {} where it is not there yet."""

@@ -91,15 +91,20 @@ def train(
         if not resume:
             run.begin(dump_config(config))
         shape = worker_shape(config.train.workers, config.train.cpus_per_worker, config.train.gpu)
-        run.write_history(fatal="", finished=False)
+        run.write_history(fatal="", finished=False, state="running")
         for sentence in idle_settings(config, load_manifest(data_folder(config))):
             run.log(sentence)
         run.log(f"start: {config.train.workers} workers, each {shape.cpus:g} CPUs and {shape.gpus:g} GPUs")
         with ExitStack() as stack:
             if watcher is not None:
                 stack.enter_context(_Watch(run, watcher))
-            _fit(config, run, shape, stop_after)
-    run.write_history(finished=not stop_after or stop_after >= config.train.epochs)
+            try:
+                _fit(config, run, shape, stop_after)
+            except BaseException as error:
+                run.write_history(state="failed" if isinstance(error, Exception) else "interrupted")
+                raise
+    finished = not stop_after or stop_after >= config.train.epochs
+    run.write_history(finished=finished, state="finished" if finished else "stopped")
     return summarise(run)
 
 

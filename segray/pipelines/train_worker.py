@@ -24,6 +24,7 @@ from ray.train.torch import get_device, prepare_model
 from segray import __version__
 from segray.case import LabelMap
 from segray.config import Config, parse_config
+from segray.engine.memory import take_peak_mib
 from segray.engine.trainer import Batch, StepResult, Trainer, save_state
 from segray.engine.validation import Validator
 from segray.errors import SegrayError
@@ -37,6 +38,7 @@ from segray.pipelines.failures import reason_for
 from segray.pipelines.feed import EpochFeed, steps_a_worker
 from segray.pipelines.live import data_folder, visit_reader
 from segray.pipelines.run_folder import BUNDLE, RunFolder
+from segray.pipelines.run_tracking import RunTracking
 from segray.shards.index import SliceIndex, load_index
 from segray.shards.known_labels import KnownLabels
 from segray.shards.manifest import Manifest, load_manifest
@@ -85,7 +87,12 @@ def train_worker(loop: dict[str, Any]) -> None:
     try:
         session = _Session(config)
         session.restore()
-        session.train(int(loop["stop_after"]))
+        try:
+            session.train(int(loop["stop_after"]))
+        except BaseException:
+            session.close(failed=True)
+            raise
+        session.close(failed=False)
     except Exception as error:
         run.log(f"worker {socket.gethostname()}:{os.getpid()} failed:\n{traceback.format_exc().rstrip()}")
         if isinstance(error, FATAL):
@@ -122,6 +129,7 @@ class _Session:
         )
         self.known = KnownLabels.of_manifest(self.manifest) if config.loss.missing == "mask" else None
         self.position = Position()
+        self.tracking: RunTracking | None = None
         self.steps = steps_a_worker(self.index, config, self.world)
 
     def _wrap(self, net: torch.nn.Module) -> torch.nn.Module:
@@ -141,6 +149,12 @@ class _Session:
                 self.run.log(words)
             what = f"resume after epoch {self.position.epoch}" if state else "train from the beginning"
             self.run.log(f"{what}: {self.world} workers, {self.steps} steps an epoch, {self.trainer.precision}")
+            self.tracking = RunTracking(self.config, self.run, self.label_map.names)
+
+    def close(self, *, failed: bool) -> None:
+        """Let go of the trackers."""
+        if self.tracking is not None:
+            self.tracking.close(failed=failed)
 
     def _note_workers(self) -> None:
         node = ray.get_runtime_context().get_node_id()
@@ -242,14 +256,19 @@ class _Session:
         values = (result.loss, result.dice_loss, result.cross_entropy, result.grad_norm, result.lr)
         shown = [f"{value:.6g}" for value in values]
         self.run.add_step([epoch, step, *shown, result.slices, f"{seconds:.4f}", f"{wait:.4f}"])
+        slices_per_s = self.world * result.slices / max(seconds + wait, 1e-9)
+        if self.tracking is not None:
+            self.tracking.step(result, slices_per_s=slices_per_s, data_wait_s=wait)
         self.run.show_progress(
             epoch=epoch,
             epochs=self.config.train.epochs,
             step=number,
             steps=self.steps,
             loss=result.loss,
-            slices_per_s=self.world * result.slices / max(seconds + wait, 1e-9),
+            slices_per_s=slices_per_s,
             dice=self.position.best if self.position.best >= 0 else None,
+            lr=result.lr,
+            at=time.time(),
         )
 
     def _epoch_row(
@@ -267,6 +286,7 @@ class _Session:
             "step_s": round(stepped, 3),
             "data_wait_s": round(waited, 3),
             "slices_per_s": round(slices / max(stepped + waited, 1e-9), 2),
+            "gpu_memory_mib": take_peak_mib(self.device),
             "val_dice": "",
             **{f"val_dice_{name}": "" for name in self.label_map.names},
         }
@@ -277,6 +297,8 @@ class _Session:
             return {}
         scores = self._validation_dice(cases)
         mean = float(np.nanmean(scores)) if np.isfinite(scores).any() else 0.0
+        if self.tracking is not None:
+            self.tracking.show(self.folder, self.index, self.trainer)
         row: dict[str, Any] = {"val_dice": round(mean, 5)}
         for number, name in enumerate(self.label_map.names):
             column = scores[:, number]
@@ -367,6 +389,8 @@ class _Session:
         if self.position.best_epoch == self.position.epoch:
             self._write_bundle(row)
         self.run.add_epoch(row)
+        if self.tracking is not None:
+            self.tracking.epoch(row, self.trainer)
         self.run.log(f"epoch {self.position.epoch}: loss {row['train_loss']}, validation Dice {row['val_dice']}")
         with tempfile.TemporaryDirectory() as folder:
             state = {"trainer": self.trainer.state_dict(), "position": asdict(self.position)}

@@ -77,3 +77,21 @@ def test_validator_counts_overlapping_structures() -> None:
     counts = torch.zeros(2, 3, 3, dtype=torch.int64)
     Validator(net, Normalisation("window"), "cpu", overlapping=True).add(batch, torch.tensor([0, 1]), counts)
     assert counts[:, 1:, 1].tolist() == [[64, 64], [64, 64]]
+
+
+def test_masks_are_what_is_counted() -> None:
+    """The counts of a batch against the masks as truth: every pixel is a hit."""
+    rng = np.random.default_rng(1)
+    images = rng.integers(-1000, 1000, (2, 16, 16)).astype(np.int16)
+    for overlapping, outputs in ((False, 3), (True, 2)):
+        net = build_net(NetConfig(features=[4, 8]), 1, outputs)
+        validator = Validator(net, Normalisation("window"), "cpu", overlapping=overlapping)
+        batch = Batch.from_arrays(images, np.zeros((2, 16, 16), np.uint8), np.zeros(2), np.ones(2), ["a", "b"])
+        masks = validator.masks(batch)
+        assert masks.unique().numel() > 1
+        found = Batch.from_arrays(images, masks.numpy().astype(np.uint8), np.zeros(2), np.ones(2), ["a", "b"])
+        counts = torch.zeros(1, 3, 3, dtype=torch.int64)
+        validator.add(found, torch.tensor([0, 0]), counts)
+        assert counts.sum() > 0
+        assert torch.equal(counts[..., 0], counts[..., 1])
+        assert torch.equal(counts[..., 0], counts[..., 2])

@@ -1,0 +1,1 @@
+"""Where the numbers and pictures of a training go besides its CSV files: TensorBoard, MLflow, Weights & Biases."""
