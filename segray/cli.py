@@ -122,12 +122,14 @@ def train(
     """
     settings = _config(config, overrides, train__shards=shards, train__run=run)
 
-    from segray.cli_display import TrainLine, print_plan, print_train
+    from segray.cli_display import TrainLine, print_cost, print_plan, print_train
     from segray.pipelines.live import Planner
     from segray.pipelines.train import train as start
 
     with TrainLine() as line:
-        summary = start(settings, resume=resume, watcher=line, planner=Planner(line.plan_case, print_plan))
+        summary = start(
+            settings, resume=resume, watcher=line, planner=Planner(line.plan_case, print_plan), costs=print_cost
+        )
     print_train(summary)
     raise typer.Exit(SOME_FAILED if summary.failed else 0)
 

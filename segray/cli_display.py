@@ -15,6 +15,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from segray.config import Config
     from segray.doctor.diagnosis import Diagnosis
+    from segray.nets.cost import NetCost
     from segray.pipelines.evaluate import EvaluateSummary
     from segray.pipelines.ingest import IngestSummary
     from segray.pipelines.predict import PredictSummary
@@ -160,6 +161,11 @@ def print_doctor(diagnosis: Diagnosis) -> None:
     console.print(", ".join(f"{count} {grade}{'s' * (count != 1)}" for grade, count in number.items()))
     console.print(f"[bold]{escape(verdict(diagnosis))}[/bold]", soft_wrap=True)
     print_paths(**diagnosis.files)
+
+
+def print_cost(cost: NetCost) -> None:
+    """What the net of a training costs."""
+    console.print(f"[bold]net[/bold]  {cost}", soft_wrap=True)
 
 
 def print_train(summary: TrainSummary) -> None:

@@ -62,7 +62,8 @@ def net_cost(
         canvas: (H, W) of a slice.
         batch: slices a training step.
         bf16: activations are kept in bfloat16 (autocast), which halves them.
-        momenta: tensors that the optimiser keeps for each parameter: AdamW 2, SGD with momentum 1.
+        momenta: tensors that the optimiser keeps for each parameter: AdamW and RMSprop with momentum 2, SGD 1, a
+            moving average of the weights 1 more.
     """
     ghost = copy.deepcopy(net).to("meta")
     parameters = sum(p.numel() for p in ghost.parameters() if p.requires_grad)

@@ -13,8 +13,11 @@ from ray.train.torch import TorchTrainer
 
 from segray import storage
 from segray.config import Config, dump_config, load_config
+from segray.engine.precision import resolve_precision
 from segray.errors import SegrayError, UsageError
 from segray.nets.class_weights import weights_of_labels
+from segray.nets.cost import NetCost, net_cost
+from segray.nets.unet import build_net
 from segray.pipelines.checkpoints import KEPT
 from segray.pipelines.live import Planner, data_folder, find_cases, plan_cases
 from segray.pipelines.run_folder import BUNDLE, CHECKPOINTS, CONFIG, FAILURES, METRICS, RunFolder
@@ -55,6 +58,7 @@ def train(
     stop_after: int = 0,
     watcher: Watcher | None = None,
     planner: Planner | None = None,
+    costs: Callable[[NetCost], None] | None = None,
 ) -> TrainSummary:
     """Train a net on shards or on a folder of labelled cases, or go on with an interrupted run.
 
@@ -68,6 +72,7 @@ def train(
             epochs. 0: no halt.
         watcher: called about once a second with the content of ``progress.json``.
         planner: told of the planning of a training on cases.
+        costs: told before the training what the net costs; ``run.log`` and ``history.json`` say it too.
 
     Raises:
         UsageError: no shards, cases or run folder named, or the run folder holds a run already.
@@ -92,8 +97,14 @@ def train(
             run.begin(dump_config(config))
         shape = worker_shape(config.train.workers, config.train.cpus_per_worker, config.train.gpu)
         run.write_history(fatal="", finished=False, state="running")
-        for sentence in idle_settings(config, load_manifest(data_folder(config))):
+        manifest = load_manifest(data_folder(config))
+        for sentence in idle_settings(config, manifest):
             run.log(sentence)
+        cost = training_cost(config, manifest, on_gpu=shape.gpus > 0)
+        run.log(f"net: {cost}")
+        run.write_history(net=cost.to_dict())
+        if costs is not None:
+            costs(cost)
         run.log(f"start: {config.train.workers} workers, each {shape.cpus:g} CPUs and {shape.gpus:g} GPUs")
         with ExitStack() as stack:
             if watcher is not None:
@@ -135,6 +146,24 @@ def _with_absolute_paths(config: Config, run: RunFolder) -> Config:
         )
     paths = {"shards": storage.absolute(config.train.shards), "run": run.path}
     return config.model_copy(update={"train": config.train.model_copy(update=paths)})
+
+
+def training_cost(config: Config, manifest: Manifest, *, on_gpu: bool) -> NetCost:
+    """What the net of a config costs on slices of these shards, a worker; no arithmetic is done.
+
+    ``train.precision`` auto is taken as bf16 on GPUs, which the driver may not see, and as what this machine's CPU has.
+    """
+    precision = "bf16" if on_gpu else resolve_precision("auto", "cpu")
+    if config.train.precision != "auto":
+        precision = config.train.precision
+    return net_cost(
+        build_net(config.net, manifest.in_channels, manifest.label_map.channels),
+        manifest.in_channels,
+        manifest.grid.size,
+        batch=config.train.batch_size,
+        bf16=precision != "float32",
+        momenta=(1 if config.optim.name == "sgd" else 2) + (config.optim.average > 0),
+    )
 
 
 def idle_settings(config: Config, manifest: Manifest) -> list[str]:
