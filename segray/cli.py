@@ -134,6 +134,27 @@ def train(
     raise typer.Exit(SOME_FAILED if summary.failed else 0)
 
 
+@app.command("preview-augment")
+def preview_augment(
+    config: Annotated[str | None, typer.Argument(metavar="CONFIG", help="A YAML config.")] = None,
+    shards: Annotated[str | None, typer.Option(metavar="FOLDER", help="Shards; overrides train.shards.")] = None,
+    out: Annotated[str, typer.Option(metavar="FILE", help="The PNG to write.")] = "augment.png",
+    slices: Annotated[int, typer.Option(min=1, max=50, help="Training slices, a row each.")] = 5,
+    draws: Annotated[int, typer.Option(min=1, max=20, help="Changed versions of each.")] = 5,
+    overrides: Set = None,
+) -> None:
+    """Draw training slices beside what the augmentation of a config makes of them, with the structures' outlines.
+
+    Example: `segray preview-augment my.yaml --shards shards --set augment.elastic=0.5`
+    """
+    settings = _config(config, overrides, train__shards=shards)
+
+    from segray.cli_display import print_paths
+    from segray.pipelines.preview import preview_augment as draw
+
+    print_paths(preview=draw(settings, out, slices=slices, draws=draws))
+
+
 @app.command()
 def watch(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The run folder of a training, a path or a URI.")],

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from segray import storage
 from segray.config import Config
-from segray.engine.augment import augment
 from segray.engine.draws import step_seed
-from segray.engine.intensity import normalise
+from segray.engine.inputs import network_inputs
 from segray.engine.optimisers import WeightAverage, build_optimiser
 from segray.engine.precision import autocast, resolve_precision
 from segray.engine.schedule import learning_rate
@@ -240,14 +239,10 @@ class Trainer:
 
     def _inputs(self, batch: Batch, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            draw = step_seed(self.config.seed, epoch, self.rank, step)
-            images = normalise(batch.images, batch.mean, batch.sd, self.normalisation, self.config.augment, draw)
-            images, labels = augment(
-                images,
-                batch.labels,
-                self.config.augment,
-                span=self.normalisation.span,
-                seed=self.config.seed,
+            images, labels = network_inputs(
+                batch,
+                self.config,
+                self.normalisation,
                 epoch=epoch,
                 rank=self.rank,
                 step=step,

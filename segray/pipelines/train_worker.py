@@ -31,12 +31,12 @@ from segray.errors import SegrayError
 from segray.evaluation.counting import Counts
 from segray.evaluation.metrics import dice
 from segray.nets.bundle import save_bundle
-from segray.nets.normalise import Normalisation
 from segray.nets.unet import build_net
 from segray.pipelines.checkpoints import STATE, restore_state
 from segray.pipelines.failures import reason_for
 from segray.pipelines.feed import EpochFeed, steps_a_worker
 from segray.pipelines.live import data_folder, visit_reader
+from segray.pipelines.normalisation import normalisation_of
 from segray.pipelines.run_folder import BUNDLE, RunFolder
 from segray.pipelines.run_tracking import RunTracking
 from segray.shards.index import SliceIndex, load_index
@@ -413,18 +413,3 @@ class _Session:
             provenance={"shards": self.config.train.shards, "seed": self.config.seed, "seconds": row["seconds"]},
         )
         self.run.write_history(best={"epoch": self.position.epoch, "dice": best})
-
-
-def normalisation_of(config: Config, manifest: Manifest) -> Normalisation:
-    """The recipe from voxel values to the net's input, with the statistics of the shards."""
-    found = manifest.intensity
-    if len(found) == 1:
-        (stats,) = found
-        return Normalisation.from_config(config.intensity, lo=stats.p005, hi=stats.p995, mean=stats.mean, sd=stats.sd)
-    return Normalisation.from_config(
-        config.intensity,
-        lo=tuple(stats.p005 for stats in found),
-        hi=tuple(stats.p995 for stats in found),
-        mean=tuple(stats.mean for stats in found),
-        sd=tuple(stats.sd for stats in found),
-    )

@@ -156,9 +156,9 @@ def _draw(
         aspect="equal",
     )
     for index, inside in filled.items():
-        _contour(axes, inside, plane.spacing, palette[index - 1], "-", 1.5)
+        contour(axes, inside, plane.spacing, palette[index - 1], "-", 1.5)
     for inside in dashed.values():
-        _contour(axes, inside, plane.spacing, "white", "--", 0.8)
+        contour(axes, inside, plane.spacing, "white", "--", 0.8)
     axes.set_xlim(extent[0], extent[1])
     axes.set_ylim(extent[2], extent[3])
     axes.set_axis_off()
@@ -167,7 +167,7 @@ def _draw(
         axes.text(at, 0.5, side, color="#FFD866", fontsize=8, ha=align, va="center", transform=axes.transAxes)
 
 
-def _contour(
+def contour(
     axes: Axes, inside: NDArray[np.bool_], spacing: tuple[float, float], colour: str, style: str, width: float
 ) -> None:
     """The outline of ``inside``, looked for in its bounding box only; closed at the edges of the plane."""

@@ -22,8 +22,8 @@ from segray.nets.unet import build_net
 from segray.pipelines import ingest, predict_stages
 from segray.pipelines.headers import Planned
 from segray.pipelines.ingest import Recipe, ingest_case, same_channels, slices_of_case
+from segray.pipelines.normalisation import normalisation_of
 from segray.pipelines.predict_stages import PredictStage, WriteStage, read_stage
-from segray.pipelines.train_worker import normalisation_of
 from segray.shards.manifest import Manifest, pool_intensity
 from segray.shards.reader import decode_batch, slices_of
 from segray.shards.schema import PIXEL_COLUMNS

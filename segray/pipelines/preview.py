@@ -1,0 +1,73 @@
+"""What the augmentation of a config makes of training slices, as one picture, before anything is trained."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from segray import storage
+from segray.config import Config
+from segray.engine.inputs import network_inputs
+from segray.engine.trainer import Batch
+from segray.errors import UsageError
+from segray.pipelines.live import holds_shards
+from segray.pipelines.normalisation import normalisation_of
+from segray.report.augment_sheet import AugmentedSlice, augment_sheet
+from segray.report.theme import save_png
+from segray.shards.index import SliceIndex, load_index
+from segray.shards.manifest import load_manifest
+from segray.shards.reader import SliceBatch, decode_batch, read_visit, slices_of
+
+
+def preview_augment(config: Config, out: str, *, slices: int = 5, draws: int = 5) -> str:
+    """Draw training slices beside what the training would make of them; returns the path of the PNG.
+
+    Slices with structures are taken evenly over the training cases. A draw is the first step of epoch 1, 2, ... of
+    worker 0 on these slices, by the code that the training runs; the same config gives the same picture.
+
+    Args:
+        config: ``train.shards``, ``seed``, ``intensity`` and ``augment``.
+        out: the PNG to write, a path or URI.
+        slices: rows of the picture.
+        draws: changed versions of each slice.
+
+    Raises:
+        UsageError: no shards, or no training slice with a structure.
+    """
+    folder = storage.absolute(config.train.shards) if config.train.shards else ""
+    if not folder or not holds_shards(folder):
+        raise UsageError(
+            f"{folder} holds no shards." if folder else "No shards are named.",
+            mend="Write shards by `segray ingest SRC DST` and give them by --shards.",
+        )
+    manifest = load_manifest(folder)
+    batch = _shown(folder, load_index(folder, manifest), slices)
+    normalisation = normalisation_of(config, manifest)
+    overlapping = manifest.label_map.overlapping
+    calm = config.model_copy(update={"augment": config.augment.model_copy(update={"enabled": False})})
+    given = Batch.from_arrays(batch.images, batch.labels, batch.mean, batch.sd, batch.case_ids)
+    with torch.no_grad():
+        made = [network_inputs(given, calm, normalisation, epoch=1, rank=0, step=0, overlapping=overlapping)]
+        for epoch in range(1, draws + 1):
+            made.append(
+                network_inputs(given, config, normalisation, epoch=epoch, rank=0, step=0, overlapping=overlapping)
+            )
+    pictures = torch.stack([images[:, 0] for images, _ in made], dim=1).numpy()
+    labels = torch.stack([found for _, found in made], dim=1).numpy()
+    rows = [
+        AugmentedSlice(f"{case_id}, slice {z}", pictures[number], labels[number])
+        for number, (case_id, z) in enumerate(zip(batch.case_ids, batch.z, strict=True))
+    ]
+    spacing = manifest.grid.spacing or (1.0, 1.0)
+    return save_png(augment_sheet(rows, manifest.label_map.names, spacing=spacing, overlapping=overlapping), out)
+
+
+def _shown(folder: str, index: SliceIndex, count: int) -> SliceBatch:
+    of_training = index.slices_of("train")
+    labelled = of_training[index.foreground[of_training] > 0]
+    if not labelled.size:
+        raise UsageError(f"No training slice of {folder} shows a structure.")
+    # The middle of equal parts, not their ends: those show a structure's first and last pixels.
+    places = (np.arange(min(count, labelled.size)) + 0.5) * labelled.size / min(count, labelled.size)
+    visits = index.visits(labelled[places.astype(np.int64)])
+    return decode_batch([one for visit in visits for one in slices_of(read_visit(folder, visit))])
