@@ -110,6 +110,10 @@ def train(
     ] = None,
     run: Annotated[str | None, typer.Option(metavar="FOLDER", help="Run folder; overrides train.run.")] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option(metavar="BUNDLE", help="Start from a bundle, a run or a .pth file; overrides train.start_from."),
+    ] = None,
     overrides: Set = None,
 ) -> None:
     """Train a U-Net on shards, or straight on a folder of labelled cases; leaves a run folder with a bundle.
@@ -118,17 +122,19 @@ def train(
 
     Go on after an interruption: `segray train --resume runs/one`
 
+    From the weights of another run: `segray train --start-from runs/one --shards others --run runs/two`
+
     Without ingest: `segray train --shards scans --run runs/one`; every epoch reads the scans again.
     """
-    settings = _config(config, overrides, train__shards=shards, train__run=run)
+    settings = _config(config, overrides, train__shards=shards, train__run=run, train__start_from=start_from)
 
-    from segray.cli_display import TrainLine, print_cost, print_plan, print_train
+    from segray.cli_display import TrainLine, print_note, print_plan, print_train
     from segray.pipelines.live import Planner
     from segray.pipelines.train import train as start
 
     with TrainLine() as line:
         summary = start(
-            settings, resume=resume, watcher=line, planner=Planner(line.plan_case, print_plan), costs=print_cost
+            settings, resume=resume, watcher=line, planner=Planner(line.plan_case, print_plan), say=print_note
         )
     print_train(summary)
     raise typer.Exit(SOME_FAILED if summary.failed else 0)

@@ -15,7 +15,6 @@ from rich.table import Table
 if TYPE_CHECKING:
     from segray.config import Config
     from segray.doctor.diagnosis import Diagnosis
-    from segray.nets.cost import NetCost
     from segray.pipelines.evaluate import EvaluateSummary
     from segray.pipelines.ingest import IngestSummary
     from segray.pipelines.predict import PredictSummary
@@ -163,9 +162,9 @@ def print_doctor(diagnosis: Diagnosis) -> None:
     print_paths(**diagnosis.files)
 
 
-def print_cost(cost: NetCost) -> None:
-    """What the net of a training costs."""
-    console.print(f"[bold]net[/bold]  {cost}", soft_wrap=True)
+def print_note(sentence: str) -> None:
+    """A sentence that a command has to say."""
+    console.print(escape(sentence), soft_wrap=True)
 
 
 def print_train(summary: TrainSummary) -> None:

@@ -155,9 +155,13 @@ class NetConfig(Section):
     features: Annotated[list[PositiveInt], Field(min_length=2, max_length=8)] = setting(
         [32, 64, 128, 256, 512], "channels a level, from full resolution down", "channels"
     )
-    norm: Literal["batch", "instance", "group"] = setting("batch", "normalisation after each convolution")
+    norm: Literal["batch", "instance", "group", "none"] = setting("batch", "normalisation after each convolution")
     activation: Literal["relu", "leaky_relu", "silu"] = setting("leaky_relu", "activation after each normalisation")
-    upsampling: Literal["transposed", "bilinear"] = setting("transposed", "how the decoder doubles the resolution")
+    upsampling: Literal["transposed", "bilinear", "interpolated"] = setting(
+        "transposed",
+        "how the decoder doubles the resolution: by a transposed convolution; bilinear: a 1x1 convolution, then "
+        "bilinear; interpolated: bilinear alone, of half as many channels (milesial's Pytorch-UNet with bilinear=True)",
+    )
     dropout: Share = setting(0.0, "probability of spatial dropout at the two lowest levels")
     blocks: Literal["plain", "residual"] = setting(
         "plain", "the encoder: two convolutions a level, or residual blocks as nnU-Net's ResEnc has them"
@@ -316,6 +320,11 @@ class TrainConfig(Section):
         None, "shards written by segray ingest; or a folder of labelled cases, which every epoch reads again (slower)"
     )
     run: str | None = setting(None, "run folder to create")
+    start_from: str | None = setting(
+        None,
+        "weights to start from: a bundle, the run folder that holds one, or a .pth file of milesial's Pytorch-UNet or "
+        "of the SwanLab tutorial; settings of the net that are not named are then those of the weights",
+    )
     epochs: PositiveInt = setting(50, "passes over the training slices", "epochs")
     minutes: NonNegative = setting(
         0.0, "wall-clock limit: the last epoch ends before it, and the schedule fits it; 0: no limit", "minutes"

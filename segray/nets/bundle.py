@@ -25,6 +25,8 @@ from segray.nets.unet import UNet, build_net
 SCHEMA_VERSION = 1
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "bundle.json"
+FOLDER = "bundle"
+"""Where a run folder keeps its bundle."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,15 @@ def save_bundle(
     storage.write_bytes(storage.join(folder, WEIGHTS), data)
     storage.write_text(storage.join(folder, DESCRIPTION), text)
     return _identity(data, text)
+
+
+def find_bundle(path: str) -> str:
+    """The bundle folder at ``path``, which may be a run folder. Raises UsageError where there is none."""
+    root = storage.absolute(path)
+    for candidate in (root, storage.join(root, FOLDER)):
+        if storage.exists(storage.join(candidate, DESCRIPTION)):
+            return candidate
+    raise UsageError(f"{path} holds no bundle.", mend="Name a run folder of `segray train`, or its bundle/ folder.")
 
 
 def load_bundle(folder: str) -> Bundle:

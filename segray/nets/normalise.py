@@ -76,6 +76,17 @@ class Normalisation:
         ]
         return sum(spans) / len(spans)
 
+    @property
+    def words(self) -> str:
+        """What it does, for a log."""
+        if self.mode == "case":
+            return "values by each case's own mean and sd"
+        limits = ", ".join(f"{lo:g} to {hi:g}" for lo, hi in zip(_each(self.lo), _each(self.hi), strict=True))
+        if self.mode == "window":
+            return f"the window {limits}"
+        pairs = ", ".join(f"{mean:g} and {sd:g}" for mean, sd in zip(_each(self.mean), _each(self.sd), strict=True))
+        return f"values of {limits} by the foreground's mean and sd, {pairs}"
+
     def apply(self, images: Tensor, case_mean: Tensor, case_sd: Tensor) -> Tensor:
         """Normalise slices.
 

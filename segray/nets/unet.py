@@ -18,9 +18,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from segray.config import NetConfig
 from segray.errors import UsageError
 
-Norm = Literal["batch", "instance", "group"]
+Norm = Literal["batch", "instance", "group", "none"]
 Activation = Literal["relu", "leaky_relu", "silu"]
-Upsampling = Literal["transposed", "bilinear"]
+Upsampling = Literal["transposed", "bilinear", "interpolated"]
 Down = Literal["pool", "strided"]
 Blocks = Literal["plain", "residual"]
 
@@ -48,7 +48,7 @@ class ConvUnit(nn.Module):
         kernel: int = 3,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=norm == "none")
         self.norm = _norm(norm, outputs)
         self.activation = _activation(activation)
 
@@ -59,14 +59,21 @@ class ConvUnit(nn.Module):
 
 
 class Stage(nn.Sequential):
-    """Two units, and spatial dropout where asked for."""
+    """Two units, ``between`` channels (by default the outputs') between them, and spatial dropout where asked for."""
 
     def __init__(
-        self, inputs: int, outputs: int, norm: Norm, activation: Activation, dropout: float = 0.0, stride: int = 1
+        self,
+        inputs: int,
+        outputs: int,
+        norm: Norm,
+        activation: Activation,
+        dropout: float = 0.0,
+        stride: int = 1,
+        between: int = 0,
     ) -> None:
         units: list[nn.Module] = [
-            ConvUnit(inputs, outputs, norm, activation, stride),
-            ConvUnit(outputs, outputs, norm, activation),
+            ConvUnit(inputs, between or outputs, norm, activation, stride),
+            ConvUnit(between or outputs, outputs, norm, activation),
         ]
         super().__init__(*units, *([nn.Dropout2d(dropout)] if dropout > 0 else []))
 
@@ -111,17 +118,17 @@ class ResidualStage(nn.Sequential):
 
 
 class AttentionGate(nn.Module):
-    """A skip weighted by what the decoder knows: skip and gate (n, C, H, W) -> (n, C, H, W).
+    """A skip weighted by what the decoder knows: skip (n, C, H, W) and gate (n, K, H, W) -> (n, C, H, W).
 
     Additive attention, Oktay et al. 2018, equation 1: skip * sigmoid(psi(relu(W_x skip + W_g gate))). The gate is
     the decoder's upsampled signal, so that both have one resolution.
     """
 
-    def __init__(self, channels: int, norm: Norm) -> None:
+    def __init__(self, channels: int, gate: int, norm: Norm) -> None:
         super().__init__()
         inner = max(channels // 2, 1)
         self.of_skip = ConvUnit(channels, inner, norm, None, kernel=1)
-        self.of_gate = ConvUnit(channels, inner, norm, None, kernel=1)
+        self.of_gate = ConvUnit(gate, inner, norm, None, kernel=1)
         self.psi = nn.Conv2d(inner, 1, 1)
 
     def forward(self, skip: Tensor, gate: Tensor) -> Tensor:
@@ -163,21 +170,28 @@ class UNet(nn.Module):
         self.in_channels, self.out_channels, self.features = in_channels, out_channels, tuple(features)
         drops = [dropout if level >= len(features) - 2 else 0.0 for level in range(len(features))]
         levels = range(len(features) - 2, -1, -1)
+        bare = upsampling == "interpolated"
+        # Where nothing follows the interpolation that could narrow, what is interpolated is half as wide.
+        encoded = [*features[:-1], _half(features[-1])] if bare else list(features)
+        decoded = [features[0], *map(_half, features[1:-1])] if bare else list(features[:-1])
+        below = [*decoded[1:], encoded[-1]]
+        raised = below if bare else list(features[:-1])
         if blocks == "residual":
-            self.encoder = _residual_encoder(in_channels, features, norm, activation, drops)
+            self.encoder = _residual_encoder(in_channels, encoded, norm, activation, drops)
         else:
-            self.encoder = _plain_encoder(in_channels, features, norm, activation, drops, down)
+            self.encoder = _plain_encoder(in_channels, encoded, norm, activation, drops, down)
         self.pool = nn.MaxPool2d(2) if down == "pool" and blocks == "plain" else nn.Identity()
-        self.up = nn.ModuleList(_up(upsampling, features[level + 1], features[level]) for level in levels)
-        self.gates = nn.ModuleList(AttentionGate(features[level], norm) for level in levels if attention)
+        self.up = nn.ModuleList(_up(upsampling, below[level], raised[level]) for level in levels)
+        self.gates = nn.ModuleList(AttentionGate(features[level], raised[level], norm) for level in levels if attention)
         self.decoder = nn.ModuleList(
-            Stage(2 * features[level], features[level], norm, activation, drops[level]) for level in levels
+            _decoder_stage(features[level] + raised[level], decoded[level], norm, activation, drops[level], bare)
+            for level in levels
         )
-        self.head = nn.Conv2d(features[0], out_channels, 1)
+        self.head = nn.Conv2d(decoded[0], out_channels, 1)
         supervised = range(1, len(features) - 2) if deep_supervision else range(0)
         if deep_supervision and not supervised:
             raise UsageError(f"net.deep_supervision needs four levels or more; net.features is {list(features)}.")
-        self.lower_heads = nn.ModuleList(nn.Conv2d(features[level], out_channels, 1) for level in supervised)
+        self.lower_heads = nn.ModuleList(nn.Conv2d(decoded[level], out_channels, 1) for level in supervised)
         self.apply(_initialise)
 
     @property
@@ -259,7 +273,19 @@ def _residual_encoder(
     return nn.ModuleList(stages)
 
 
+def _half(channels: int) -> int:
+    return max(channels // 2, 1)
+
+
+def _decoder_stage(
+    inputs: int, outputs: int, norm: Norm, activation: Activation, dropout: float, bare: bool
+) -> nn.Module:
+    return Stage(inputs, outputs, norm, activation, dropout, between=_half(inputs) if bare else 0)
+
+
 def _norm(norm: Norm, channels: int) -> nn.Module:
+    if norm == "none":
+        return nn.Identity()
     if norm == "batch":
         return nn.BatchNorm2d(channels)
     if norm == "instance":
@@ -280,6 +306,8 @@ def _activation(activation: Activation | None) -> nn.Module:
 def _up(upsampling: Upsampling, inputs: int, outputs: int) -> nn.Module:
     if upsampling == "transposed":
         return nn.ConvTranspose2d(inputs, outputs, 2, stride=2)
+    if upsampling == "interpolated":
+        return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
     # The 1x1 convolution first: it and the upsampling commute, and so it runs on a quarter of the pixels.
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 1), nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)

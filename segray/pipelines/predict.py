@@ -14,7 +14,7 @@ from segray import __version__, formats, storage
 from segray.config import Config, IngestConfig
 from segray.errors import UsageError
 from segray.formats.source import CaseSource
-from segray.nets.bundle import Bundle, load_bundle
+from segray.nets.bundle import Bundle, find_bundle, load_bundle
 from segray.pipelines.admission import memory_classes
 from segray.pipelines.headers import Planned, read_headers
 from segray.pipelines.ledger import Ledger, Row, to_line
@@ -85,15 +85,6 @@ def predict(
     rows = [row for row in ledger.rows if row["case_id"] in wanted]
     failed = [(row["case_id"], row["reason"]) for row in rows if row["status"] != "ok"]
     return PredictSummary(folder, len(wanted), len(rows) - len(failed), new, failed)
-
-
-def find_bundle(path: str) -> str:
-    """The bundle folder at ``path``, which may be a run folder. Raises UsageError where there is none."""
-    root = storage.absolute(path)
-    for candidate in (root, storage.join(root, "bundle")):
-        if storage.exists(storage.join(candidate, "bundle.json")):
-            return candidate
-    raise UsageError(f"{path} holds no bundle.", mend="Name a run folder of `segray train`, or its bundle/ folder.")
 
 
 def _as_trained(ingest: IngestConfig, bundle: Bundle) -> IngestConfig:

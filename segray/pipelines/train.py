@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,11 +17,13 @@ from segray.engine.precision import resolve_precision
 from segray.errors import SegrayError, UsageError
 from segray.nets.class_weights import weights_of_labels
 from segray.nets.cost import NetCost, net_cost
+from segray.nets.start import Start
 from segray.nets.unet import build_net
 from segray.pipelines.checkpoints import KEPT
 from segray.pipelines.live import Planner, data_folder, find_cases, plan_cases
 from segray.pipelines.run_folder import BUNDLE, CHECKPOINTS, CONFIG, FAILURES, METRICS, RunFolder
 from segray.pipelines.runtime import KEEP_MEMORY, WorkerShape, ray_session, worker_shape
+from segray.pipelines.train_start import begin_from, with_net_of_start
 from segray.pipelines.train_worker import train_worker
 from segray.shards.known_labels import KnownLabels
 from segray.shards.manifest import Manifest, load_manifest
@@ -58,7 +60,7 @@ def train(
     stop_after: int = 0,
     watcher: Watcher | None = None,
     planner: Planner | None = None,
-    costs: Callable[[NetCost], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> TrainSummary:
     """Train a net on shards or on a folder of labelled cases, or go on with an interrupted run.
 
@@ -72,7 +74,8 @@ def train(
             epochs. 0: no halt.
         watcher: called about once a second with the content of ``progress.json``.
         planner: told of the planning of a training on cases.
-        costs: told before the training what the net costs; ``run.log`` and ``history.json`` say it too.
+        say: told before the training, in sentences, what the net costs, what it starts from and which settings change
+            nothing; ``run.log`` has them too.
 
     Raises:
         UsageError: no shards, cases or run folder named, or the run folder holds a run already.
@@ -87,33 +90,27 @@ def train(
     found = None if resume else find_cases(config)
     if resume or found is None:
         _check_names(config)
+    start: Start | None = None
     if not resume:
         run.refuse_second()
+        config, start = with_net_of_start(config)
     with ray_session(config.ray):
         if found is not None:
             plan_cases(found, config, run, planner or Planner())
             _check_names(config)
+        said = [] if start is None else begin_from(start, config, run)
         if not resume:
             run.begin(dump_config(config))
         shape = worker_shape(config.train.workers, config.train.cpus_per_worker, config.train.gpu)
         run.write_history(fatal="", finished=False, state="running")
-        manifest = load_manifest(data_folder(config))
-        for sentence in idle_settings(config, manifest):
+        said += _sentences(config, run, on_gpu=shape.gpus > 0)
+        for sentence in said:
             run.log(sentence)
-        cost = training_cost(config, manifest, on_gpu=shape.gpus > 0)
-        run.log(f"net: {cost}")
-        run.write_history(net=cost.to_dict())
-        if costs is not None:
-            costs(cost)
+            if say is not None:
+                say(sentence)
         run.log(f"start: {config.train.workers} workers, each {shape.cpus:g} CPUs and {shape.gpus:g} GPUs")
-        with ExitStack() as stack:
-            if watcher is not None:
-                stack.enter_context(_Watch(run, watcher))
-            try:
-                _fit(config, run, shape, stop_after)
-            except BaseException as error:
-                run.write_history(state="failed" if isinstance(error, Exception) else "interrupted")
-                raise
+        with _Watch(run, watcher) if watcher is not None else nullcontext():
+            _fit_and_note(config, run, shape, stop_after)
     finished = not stop_after or stop_after >= config.train.epochs
     run.write_history(finished=finished, state="finished" if finished else "stopped")
     return summarise(run)
@@ -145,7 +142,17 @@ def _with_absolute_paths(config: Config, run: RunFolder) -> Config:
             "Neither shards nor cases are named.", mend="Give --shards FOLDER, or train.shards in the config."
         )
     paths = {"shards": storage.absolute(config.train.shards), "run": run.path}
+    if config.train.start_from:
+        paths["start_from"] = storage.absolute(config.train.start_from)
     return config.model_copy(update={"train": config.train.model_copy(update=paths)})
+
+
+def _sentences(config: Config, run: RunFolder, *, on_gpu: bool) -> list[str]:
+    """What the net costs, which goes into ``history.json`` too, and which settings change nothing."""
+    manifest = load_manifest(data_folder(config))
+    cost = training_cost(config, manifest, on_gpu=on_gpu)
+    run.write_history(net=cost.to_dict())
+    return [f"The net: {cost}.", *idle_settings(config, manifest)]
 
 
 def training_cost(config: Config, manifest: Manifest, *, on_gpu: bool) -> NetCost:
@@ -177,6 +184,14 @@ def _check_names(config: Config) -> None:
     """Raise UsageError where there are no shards, or the loss names a structure that they do not hold."""
     known = load_manifest(data_folder(config)).label_map
     weights_of_labels(config.loss.class_weights, known.names, overlapping=known.overlapping)
+
+
+def _fit_and_note(config: Config, run: RunFolder, shape: WorkerShape, stop_after: int) -> None:
+    try:
+        _fit(config, run, shape, stop_after)
+    except BaseException as error:
+        run.write_history(state="failed" if isinstance(error, Exception) else "interrupted")
+        raise
 
 
 def _fit(config: Config, run: RunFolder, shape: WorkerShape, stop_after: int) -> None:

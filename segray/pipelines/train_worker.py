@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import ray
 import ray.train
+import safetensors.torch
 import torch
 import torch.distributed as dist
 from ray.train import Checkpoint
 from ray.train.torch import get_device, prepare_model
 
-from segray import __version__
+from segray import __version__, storage
 from segray.case import LabelMap
 from segray.config import Config, parse_config
 from segray.engine.memory import take_peak_mib
@@ -37,7 +38,7 @@ from segray.pipelines.failures import reason_for
 from segray.pipelines.feed import EpochFeed, steps_a_worker
 from segray.pipelines.live import data_folder, visit_reader
 from segray.pipelines.normalisation import normalisation_of
-from segray.pipelines.run_folder import BUNDLE, RunFolder
+from segray.pipelines.run_folder import BUNDLE, START, RunFolder
 from segray.pipelines.run_tracking import RunTracking
 from segray.shards.index import SliceIndex, load_index
 from segray.shards.known_labels import KnownLabels
@@ -117,6 +118,8 @@ class _Session:
         self.normalisation = normalisation_of(config, self.manifest)
         torch.manual_seed(config.seed)
         net = build_net(config.net, self.manifest.in_channels, self.label_map.channels)
+        if config.train.start_from:
+            net.load_state_dict(safetensors.torch.load(storage.read_bytes(self.run.file(START))))
         self.trainer = Trainer(
             config,
             net,

@@ -14,7 +14,11 @@ from segray.nets.unet import AttentionGate, ConvUnit, UNet, build_net, fold_batc
 
 @pytest.mark.parametrize(
     ("norm", "activation", "upsampling"),
-    itertools.product(["batch", "instance", "group"], ["relu", "leaky_relu", "silu"], ["transposed", "bilinear"]),
+    itertools.product(
+        ["batch", "instance", "group", "none"],
+        ["relu", "leaky_relu", "silu"],
+        ["transposed", "bilinear", "interpolated"],
+    ),
 )
 def test_every_option_gives_logits_and_gradients(norm: str, activation: str, upsampling: str) -> None:
     config = NetConfig(features=[4, 8, 12], norm=norm, activation=activation, upsampling=upsampling, dropout=0.2)
@@ -49,7 +53,7 @@ def test_one_level_is_refused_in_words() -> None:
         UNet(1, 2, features=[8])
 
 
-@pytest.mark.parametrize("upsampling", ["transposed", "bilinear"])
+@pytest.mark.parametrize("upsampling", ["transposed", "bilinear", "interpolated"])
 def test_folded_net_equals_the_net(upsampling: str) -> None:
     torch.manual_seed(0)
     net = build_net(NetConfig(features=[4, 8, 8], upsampling=upsampling), 1, 3)
@@ -82,6 +86,7 @@ VARIANTS = [
     {"attention": True},
     {"deep_supervision": True},
     {"blocks": "residual", "attention": True, "deep_supervision": True, "dropout": 0.2},
+    {"attention": True, "deep_supervision": True, "upsampling": "interpolated"},
 ]
 
 
@@ -117,9 +122,9 @@ def test_deep_supervision_of_three_levels_is_refused_in_words() -> None:
 
 
 def test_an_attention_gate_only_ever_weakens_a_skip() -> None:
-    gate = AttentionGate(4, "instance")
+    gate = AttentionGate(4, 6, "instance")
     skip = torch.randn(2, 4, 8, 8)
-    gated = gate(skip, torch.randn(2, 4, 8, 8))
+    gated = gate(skip, torch.randn(2, 6, 8, 8))
     share = gated / skip
     assert float(share.min()) > 0
     assert float(share.max()) < 1

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from segray.cli_display import print_cost
 from segray.config import Config, load_config
 from segray.errors import SegrayError
-from segray.nets.cost import NetCost
 from segray.nets.unet import build_net
 from segray.phantoms import make_phantoms
 from segray.pipelines.ingest import ingest
@@ -61,25 +59,21 @@ def test_the_named_metric_chooses_the_weights_and_the_rate_drops_where_it_stands
     assert json.loads((run / "history.json").read_text())["best"]["epoch"] == summary.best_epoch
 
 
-def test_the_cost_of_the_net_is_told_before_the_training(
-    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_cost_of_the_net_is_told_before_the_training(shards: Path, tmp_path: Path) -> None:
     config = _config(shards, tmp_path / "run", "train.epochs=1", "train.precision=float32")
-    told: list[NetCost] = []
-    train(config, costs=told.append)
-    (cost,) = told
+    said: list[str] = []
+    train(config, say=said.append)
     manifest = load_manifest(str(shards))
-    net = build_net(config.net, 1, 3)
-    assert cost.parameters == sum(weights.numel() for weights in net.parameters())
+    cost = training_cost(config, manifest, on_gpu=False)
+    assert cost.parameters == sum(weights.numel() for weights in build_net(config.net, 1, 3).parameters())
     assert (cost.height, cost.width) == manifest.grid.size
     assert cost.batch == 8
     assert json.loads((tmp_path / "run" / "history.json").read_text())["net"] == cost.to_dict()
     log = (tmp_path / "run" / "run.log").read_text()
-    assert log.index(f"net: {cost}") < log.index("train from the beginning")
+    assert log.index(f"The net: {cost}.") < log.index("train from the beginning")
+    assert said == [f"The net: {cost}."]
     low = config.model_copy(update={"train": config.train.model_copy(update={"precision": "bf16"})})
     assert training_cost(low, manifest, on_gpu=False).training_bytes < cost.training_bytes
-    print_cost(cost)
-    assert "million parameters" in capsys.readouterr().out
 
 
 def test_the_loss_stops_a_run_too(shards: Path, tmp_path: Path) -> None:
