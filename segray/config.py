@@ -155,6 +155,12 @@ class NetConfig(Section):
     features: Annotated[list[PositiveInt], Field(min_length=2, max_length=8)] = setting(
         [32, 64, 128, 256, 512], "channels a level, from full resolution down", "channels"
     )
+    neighbours: Annotated[int, Field(ge=0, le=8)] = setting(
+        0,
+        "slices below, and as many above, that the net sees as further channels (2.5D); at the ends of a case its last "
+        "slice stands in",
+        "slices",
+    )
     norm: Literal["batch", "instance", "group", "none"] = setting("batch", "normalisation after each convolution")
     activation: Literal["relu", "leaky_relu", "silu"] = setting("leaky_relu", "activation after each normalisation")
     upsampling: Literal["transposed", "bilinear", "interpolated"] = setting(

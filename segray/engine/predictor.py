@@ -141,7 +141,7 @@ class Predictor:
         while start < len(out):
             stop = min(start + step, len(out))
             try:
-                labels = self._slab([volume[start:stop] for volume in channels], where, clock)
+                labels = self._slab(channels, start, stop, where, clock)
             except torch.OutOfMemoryError as error:
                 if step == 1:
                     raise CaseError(
@@ -158,17 +158,22 @@ class Predictor:
         if pieces:
             np.copyto(out, torch.cat(pieces).cpu().numpy(), casting="unsafe")
 
-    def _slab(self, channels: Sequence[Volume], where: _Where, clock: _Clock) -> Tensor:
-        """(n, y, x) voxels of every channel to (n, y, x) label indices, on the device."""
+    def _slab(self, channels: Sequence[Volume], start: int, stop: int, where: _Where, clock: _Clock) -> Tensor:
+        """The voxels of slices ``start`` to ``stop`` of every channel to (n, y, x) label indices, on the device."""
+        beside, depth = self.bundle.net.neighbours, len(channels[0])
+        low, high = max(start - beside, 0), min(stop + beside, depth)
         with clock.stage("place"):
             dtype = np.int16 if channels[0].dtype == np.int16 else np.float32
+            cut = [np.require(one[low:high], dtype=dtype, requirements=["C", "W"]) for one in channels]
             placed = [
-                place_slab(np.require(one, dtype=dtype, requirements=["C", "W"]), where.placement, grid, self.device)
-                for one, grid in zip(channels, where.grids, strict=True)
+                place_slab(one, where.placement, grid, self.device) for one, grid in zip(cut, where.grids, strict=True)
             ]
             slab = placed[0] if len(placed) == 1 else torch.stack(placed, dim=1)
             mean, sd = torch.tensor(where.statistics, device=self.device).T[:, None].expand(2, len(slab), -1)
             images = self.bundle.normalisation.apply(slab, mean.contiguous(), sd.contiguous())
+            if beside:
+                places = torch.arange(start, stop)[:, None] + torch.arange(-beside, beside + 1)
+                images = images[places.clamp_(0, depth - 1).sub_(low).to(self.device)].flatten(1, 2)
         with clock.stage("forward"):
             scores = self._forward(images)
         with clock.stage("labels"):

@@ -91,21 +91,20 @@ class Normalisation:
         """Normalise slices.
 
         Args:
-            images: (n, H, W) or (n, c, H, W), int16 or float32.
+            images: (n, H, W) or (n, c, H, W), int16 or float32; or (n, s * c, H, W): s slices, one after the other.
             case_mean: (n) or (n, c) float32, mean of the slice's case; used in mode case.
             case_sd: (n) or (n, c) float32, standard deviation of the slice's case; used in mode case.
 
         Returns:
-            (n, c, H, W) float32, a new tensor; c is 1 for (n, H, W).
+            (n, s * c, H, W) float32, a new tensor; s and c are 1 for (n, H, W).
         """
         values = (images[:, None] if images.ndim == 3 else images).to(torch.float32, copy=True)
         if self.mode == "case":
-            scale = 1.0 / case_sd.float().clamp(min=1e-6)
-            shape = (len(values), -1, 1, 1)
-            return values.sub_(case_mean.float().view(shape)).mul_(scale.view(shape))
+            mean, scale = (_of_all_slices(one.float(), values) for one in (case_mean, 1.0 / case_sd.clamp(min=1e-6)))
+            return values.sub_(mean).mul_(scale)
         channels = values.unbind(1) if isinstance(self.lo, tuple) else [values]
-        numbers = zip(*(_each(number) for number in (self.lo, self.hi, self.mean, self.sd)), strict=True)
-        for channel, (lo, hi, mean, sd) in zip(channels, numbers, strict=True):
+        numbers = list(zip(*(_each(number) for number in (self.lo, self.hi, self.mean, self.sd)), strict=True))
+        for channel, (lo, hi, mean, sd) in zip(channels, numbers * (len(channels) // len(numbers)), strict=True):
             channel.clamp_(lo, hi)
             if self.mode == "window":
                 channel.sub_((hi + lo) / 2.0).mul_(2.0 / (hi - lo))
@@ -127,6 +126,14 @@ class Normalisation:
         if found.mode not in ("window", "foreground", "case"):
             raise UsageError(f"The normalisation mode {found.mode!r} is none of window, foreground, case.")
         return found
+
+
+def _of_all_slices(moments: Tensor, values: Tensor) -> Tensor:
+    """(n) or (n, c) moments for (n, s * c, H, W) values."""
+    table = moments.view(len(values), -1)
+    if table.shape[1] > 1:
+        table = table.repeat(1, values.shape[1] // table.shape[1])
+    return table[:, :, None, None]
 
 
 def _each(number: Number) -> tuple[float, ...]:

@@ -17,7 +17,7 @@ from segray.nets.foreign import read_foreign
 from segray.nets.normalise import Normalisation
 from segray.nets.unet import UNet, build_net
 
-FREE = ("dropout", "deep_supervision")
+FREE = ("dropout", "deep_supervision", "neighbours")
 """Settings of a net in which it may differ from the weights that it starts from."""
 
 FIRST = "encoder.0.0.conv.weight"
@@ -125,8 +125,7 @@ def started_net(
             continue
         given = start.weights[name].to(tensor.dtype)
         if name == FIRST:
-            for ours, theirs in inputs.items():
-                tensor[:, ours] = given[:, theirs]
+            _take_inputs(tensor, given, inputs, net.neighbours, start.net.neighbours)
         elif name.startswith(("head.", "lower_heads.")):
             for ours, theirs in outputs.items():
                 tensor[ours] = given[theirs] if theirs >= 0 else torch.zeros_like(tensor[ours])
@@ -138,6 +137,17 @@ def started_net(
             )
     made.load_state_dict(fresh)
     return made, _left(fresh, start, inputs, in_channels, channels, outputs, label_map)
+
+
+def _take_inputs(ours: Tensor, theirs: Tensor, inputs: Mapping[int, int], beside: int, before: int) -> None:
+    """Weights of the first convolution by channel and slice; slices that are new are not looked at in the beginning."""
+    mine, given = (
+        table.view(len(table), 2 * k + 1, -1, *table.shape[2:]) for table, k in ((ours, beside), (theirs, before))
+    )
+    for here, there in inputs.items():
+        mine[:, :, here] = 0.0
+        for step in range(-min(beside, before), min(beside, before) + 1):
+            mine[:, beside + step, here] = given[:, before + step, there]
 
 
 def _outputs_taken(start: Start, label_map: LabelMap) -> dict[int, int]:

@@ -222,9 +222,12 @@ class UNet(nn.Module):
 
 
 def build_net(config: NetConfig, in_channels: int, out_channels: int) -> UNet:
-    """The U-Net of a config: (n, in_channels, H, W) -> logits (n, out_channels, H, W)."""
+    """The U-Net of a config: (n, in_channels, H, W) -> logits (n, out_channels, H, W).
+
+    With neighbours the input is (n, (2 * neighbours + 1) * in_channels, H, W), the slices from the lowest z up.
+    """
     return UNet(
-        in_channels,
+        (2 * config.neighbours + 1) * in_channels,
         out_channels,
         features=config.features,
         norm=config.norm,

@@ -48,7 +48,7 @@ class EpochFeed:
         self._folder, self._index, self._config = folder, index, config
         self._rank, self._world = rank, world
         self._steps = steps_a_worker(index, config, world)
-        self._bytes_a_row = index.pixel_bytes / max(index.part.size, 1)
+        self._bytes_a_row = (2 * index.beside + 1) * index.pixel_bytes / max(index.part.size, 1)
         self._next = done + 1
         self._counts: list[int] = []
         self._rows: Iterator[CompressedSlice] = iter(())

@@ -20,6 +20,7 @@ from segray.pipelines.failures import reason_for
 from segray.pipelines.ingest import IngestSummary, Recipe, Watcher, ingest_cases, read_slices, write_failures
 from segray.pipelines.run_folder import FAILURES, LIVE, RunFolder
 from segray.pipelines.runtime import MIB
+from segray.shards.beside import neighbours_of, with_neighbours
 from segray.shards.index import SliceIndex, Visit
 from segray.shards.manifest import INDEX, MANIFEST
 from segray.shards.reader import ReadVisit, read_visit
@@ -103,7 +104,10 @@ def read_live_visit(folder: str, visit: Visit) -> pa.Table:
         raise UsageError(f"{path} is not there: the plan of the training is damaged.", mend="Start a new run.")
     rows, rows_per_group = CASES.get(f"{path}:{file_state(path)}", lambda: _make(folder, visit))
     chosen = np.asarray(visit.rows, dtype=np.int64) + visit.group * rows_per_group
-    return rows.take(pa.array(chosen))
+    table = rows.take(pa.array(chosen))
+    if visit.beside:
+        table = with_neighbours(table, rows, neighbours_of(chosen, rows.num_rows, visit.beside))
+    return table
 
 
 Made = tuple[pa.Table, int]

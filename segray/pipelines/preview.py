@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -12,6 +14,7 @@ from segray.engine.trainer import Batch
 from segray.errors import UsageError
 from segray.pipelines.live import holds_shards
 from segray.pipelines.normalisation import normalisation_of
+from segray.pipelines.run_tracking import middle_channel
 from segray.report.augment_sheet import AugmentedSlice, augment_sheet
 from segray.report.theme import save_png
 from segray.shards.index import SliceIndex, load_index
@@ -41,7 +44,8 @@ def preview_augment(config: Config, out: str, *, slices: int = 5, draws: int = 5
             mend="Write shards by `segray ingest SRC DST` and give them by --shards.",
         )
     manifest = load_manifest(folder)
-    batch = _shown(folder, load_index(folder, manifest), slices)
+    beside = config.net.neighbours
+    batch = _shown(folder, replace(load_index(folder, manifest), beside=beside), slices)
     normalisation = normalisation_of(config, manifest)
     overlapping = manifest.label_map.overlapping
     calm = config.model_copy(update={"augment": config.augment.model_copy(update={"enabled": False})})
@@ -52,7 +56,8 @@ def preview_augment(config: Config, out: str, *, slices: int = 5, draws: int = 5
             made.append(
                 network_inputs(given, config, normalisation, epoch=epoch, rank=0, step=0, overlapping=overlapping)
             )
-    pictures = torch.stack([images[:, 0] for images, _ in made], dim=1).numpy()
+    shown = middle_channel(batch.images, beside) if beside else 0
+    pictures = torch.stack([images[:, shown] for images, _ in made], dim=1).numpy()
     labels = torch.stack([found for _, found in made], dim=1).numpy()
     rows = [
         AugmentedSlice(f"{case_id}, slice {z}", pictures[number], labels[number])

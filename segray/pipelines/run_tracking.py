@@ -67,7 +67,8 @@ class RunTracking:
             if self._shown is None:
                 self._shown = read_shown(folder, index)
             predicted = _masks(self._shown, trainer)
-            return draw_slices(self._shown, predicted, self._structures, overlapping=trainer.overlapping)
+            beside = trainer.config.net.neighbours
+            return draw_slices(self._shown, predicted, self._structures, overlapping=trainer.overlapping, beside=beside)
 
         self._trackers.pictures(draw, self._steps - 1)
 
@@ -130,14 +131,22 @@ def _masks(shown: SliceBatch, trainer: Trainer) -> NDArray[Any]:
     return masks.cpu().numpy()
 
 
+def middle_channel(images: NDArray[Any], beside: int) -> int:
+    """The first channel of the slice itself in (n, (2 * beside + 1) * c, H, W)."""
+    return int(beside * (images.shape[1] // (2 * beside + 1)))
+
+
 def draw_slices(
-    shown: SliceBatch, predicted: NDArray[Any], structures: tuple[str, ...], *, overlapping: bool
+    shown: SliceBatch, predicted: NDArray[Any], structures: tuple[str, ...], *, overlapping: bool, beside: int = 0
 ) -> dict[str, NDArray[np.uint8]]:
-    """A picture a slice, named by its case and place; of several channels the first is drawn."""
+    """A picture a slice, named by its case and place; of several channels the first is drawn.
+
+    ``beside``: slices on each side that ``shown`` has as further channels.
+    """
     from segray.report.overlays import display_window
     from segray.tracking.pictures import slice_picture
 
-    images = shown.images[:, 0] if shown.images.ndim == 4 else shown.images
+    images = shown.images[:, middle_channel(shown.images, beside)] if shown.images.ndim == 4 else shown.images
     window = display_window(images, shown.labels)
     return {
         f"validation/{case_id}, slice {z}": slice_picture(

@@ -163,9 +163,10 @@ def training_cost(config: Config, manifest: Manifest, *, on_gpu: bool) -> NetCos
     precision = "bf16" if on_gpu else resolve_precision("auto", "cpu")
     if config.train.precision != "auto":
         precision = config.train.precision
+    net = build_net(config.net, manifest.in_channels, manifest.label_map.channels)
     return net_cost(
-        build_net(config.net, manifest.in_channels, manifest.label_map.channels),
-        manifest.in_channels,
+        net,
+        net.in_channels,
         manifest.grid.size,
         batch=config.train.batch_size,
         bf16=precision != "float32",
@@ -175,9 +176,12 @@ def training_cost(config: Config, manifest: Manifest, *, on_gpu: bool) -> NetCos
 
 def idle_settings(config: Config, manifest: Manifest) -> list[str]:
     """What the settings ask for and the shards give no occasion for, a sentence each."""
+    said = []
     if config.loss.missing == "mask" and KnownLabels.of_manifest(manifest) is None:
-        return ["loss.missing=mask changes nothing: no case of the shards is known to lack a mask file."]
-    return []
+        said.append("loss.missing=mask changes nothing: no case of the shards is known to lack a mask file.")
+    if config.net.neighbours and all(part.slices == 1 for part in manifest.parts):
+        said.append("net.neighbours costs time and shows nothing new: every case of the shards is a single slice.")
+    return said
 
 
 def _check_names(config: Config) -> None:

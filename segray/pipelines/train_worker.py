@@ -10,7 +10,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -111,7 +111,7 @@ class _Session:
         self.run = RunFolder(str(config.train.run))
         self.folder = data_folder(config)
         self.manifest: Manifest = load_manifest(self.folder)
-        self.index: SliceIndex = load_index(self.folder, self.manifest)
+        self.index: SliceIndex = replace(load_index(self.folder, self.manifest), beside=config.net.neighbours)
         self.label_map: LabelMap = self.manifest.label_map
         self._check_metric()
         self.device = get_device()

@@ -44,12 +44,14 @@ class Visit:
         group: the row group.
         rows: rows in the group.
         bytes: the size that the manifest gives for the part, else 0; a part of another size is not read.
+        beside: slices on each side that come along with every row.
     """
 
     part: str
     group: int
     rows: tuple[int, ...]
     bytes: int = 0
+    beside: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class SliceIndex:
         z: (n,) its place in the case.
         foreground: (n,) labelled pixels.
         present: values and (n + 1,) offsets of the structures present in each slice, numbered from 1.
+        beside: slices on each side that its visits bring along with every slice.
     """
 
     parts: Sequence[PartEntry]
@@ -73,6 +76,7 @@ class SliceIndex:
     z: NDArray[np.int32]
     foreground: NDArray[np.int32]
     present: tuple[NDArray[np.int32], NDArray[np.int64]]
+    beside: int = 0
 
     @property
     def hollow(self) -> bool:
@@ -111,9 +115,10 @@ class SliceIndex:
         cuts = np.flatnonzero((np.diff(part) != 0) | (np.diff(group) != 0)) + 1
         starts = [0, *cuts.tolist()]
         rows = np.split(row, cuts)
+        entries = [self.parts[part[start]] for start in starts]
         return [
-            Visit(self.parts[part[start]].file, int(group[start]), tuple(chunk.tolist()), self.parts[part[start]].bytes)
-            for start, chunk in zip(starts, rows, strict=True)
+            Visit(entry.file, int(group[start]), tuple(chunk.tolist()), entry.bytes, self.beside)
+            for entry, start, chunk in zip(entries, starts, rows, strict=True)
         ]
 
 

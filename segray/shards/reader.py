@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from segray import storage
 from segray.case import Volume
 from segray.shards import ShardError
+from segray.shards.beside import CRCS, IMAGES, groups_of, neighbours_of, with_neighbours
 from segray.shards.codec import DTYPES, MEND, decode_pixels_into, decoded_bytes
 from segray.shards.index import SliceIndex, Visit
 from segray.shards.schema import HOLLOW, PIXEL_COLUMNS, check_schema
@@ -51,6 +52,8 @@ class CompressedSlice:
     labels_dtype: str | None
     mean: tuple[float, ...]
     sd: tuple[float, ...]
+    beside: tuple[memoryview | bytes, ...] = ()
+    beside_crcs: tuple[int, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -59,14 +62,21 @@ class CompressedSlice:
         return plane if self.channels == 1 else (self.channels, *plane)
 
     @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape with the slices beside it as further channels, of each slice all channels together."""
+        if not self.beside:
+            return self.shape
+        return ((1 + len(self.beside)) * self.channels, self.height, self.width)
+
+    @property
     def bytes(self) -> int:
         """Compressed size."""
-        return len(self.image) + (len(self.labels) if self.labels is not None else 0)
+        return len(self.image) + (len(self.labels) if self.labels is not None else 0) + sum(map(len, self.beside))
 
     def own(self) -> CompressedSlice:
         """The same row with bytes of its own, so that the block it came from can be freed."""
         labels = None if self.labels is None else bytes(self.labels)
-        return replace(self, image=bytes(self.image), labels=labels)
+        return replace(self, image=bytes(self.image), labels=labels, beside=tuple(map(bytes, self.beside)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +85,7 @@ class SliceBatch:
 
     Attributes:
         images: (n, H, W), or (n, c, H, W) with several channels; int16 (or uint8, uint16) where all slices have it,
-            else float32; not normalised.
+            else float32; not normalised. With k slices beside each one (n, (k + 1) * c, H, W), from the lowest z up.
         labels: (n, H, W) channel indices, uint8 or uint16, or bit fields up to uint32; 0 where a slice has no labels.
         mean: (n,) float32, mean of the voxels of the slice's case; (n, c) with several channels.
         sd: as ``mean``.
@@ -128,16 +138,30 @@ def _stamp(path: str) -> int:
 
 
 def read_visit(folder: str, visit: Visit) -> pa.Table:
-    """The compressed rows of a visit, columns :data:`PIXEL_COLUMNS`. Raises ShardError where the part is damaged."""
+    """The compressed rows of a visit, columns :data:`PIXEL_COLUMNS` and those of :mod:`segray.shards.beside`.
+
+    Raises ShardError where the part is damaged.
+    """
     path = storage.join(storage.absolute(folder), visit.part)
     try:
         file = _PARTS.get(path, visit)
         table = file.read_row_group(visit.group, columns=PIXEL_COLUMNS, use_threads=False)
         if visit.rows != tuple(range(table.num_rows)):
             table = table.take(list(visit.rows))
+        if visit.beside:
+            table = _with_neighbours(file, visit, table)
     except (OSError, pa.ArrowException, IndexError, UnicodeDecodeError) as error:
         raise ShardError(f"{visit.part} cannot be read ({error}).", mend="Run segray ingest again.") from error
     return table
+
+
+def _with_neighbours(file: pq.ParquetFile, visit: Visit, table: pa.Table) -> pa.Table:
+    sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+    rows = np.array(visit.rows, dtype=np.int64) + sum(sizes[: visit.group])
+    near = neighbours_of(rows, sum(sizes), visit.beside)
+    groups = groups_of(near, sizes)
+    source = file.read_row_groups(list(groups), columns=["image", "image_crc"], use_threads=False)
+    return with_neighbours(table, source, near - sum(sizes[: groups[0]]))
 
 
 def slices_of(table: pa.Table) -> Iterator[CompressedSlice]:
@@ -145,12 +169,13 @@ def slices_of(table: pa.Table) -> Iterator[CompressedSlice]:
     for batch in table.to_batches():
         columns = {name: batch.column(name) for name in PIXEL_COLUMNS}
         images, labels = _views(columns["image"]), _views(columns["labels"])
+        beside = _beside(batch)
         try:
             plain = [columns[name].to_pylist() for name in PIXEL_COLUMNS if name not in ("image", "labels")]
         except UnicodeDecodeError as error:
             raise ShardError("A part holds text that is no UTF-8.", mend=MEND) from error
-        for (case_id, z, *shape, dtype, crc, labels_crc, labels_dtype, mean, sd), image, label in zip(
-            zip(*plain, strict=True), images, labels, strict=True
+        for (case_id, z, *shape, dtype, crc, labels_crc, labels_dtype, mean, sd), image, label, (near, crcs) in zip(
+            zip(*plain, strict=True), images, labels, beside, strict=True
         ):
             height, width, channels = shape
             yield CompressedSlice(
@@ -167,7 +192,18 @@ def slices_of(table: pa.Table) -> Iterator[CompressedSlice]:
                 labels_dtype,
                 tuple(mean or ()),
                 tuple(sd or ()),
+                near,
+                crcs,
             )
+
+
+def _beside(batch: pa.RecordBatch) -> list[tuple[tuple[Any, ...], tuple[int, ...]]]:
+    """Views of the compressed neighbours of each row, and their checksums."""
+    if IMAGES not in batch.schema.names:
+        return [((), ())] * batch.num_rows
+    images, crcs = _views(batch.column(IMAGES).flatten()), batch.column(CRCS).to_pylist()
+    size = len(images) // max(batch.num_rows, 1)
+    return [(tuple(images[size * row : size * (row + 1)]), tuple(found)) for row, found in enumerate(crcs)]
 
 
 def _views(column: pa.Array) -> list[Any]:
@@ -229,7 +265,7 @@ def decode_batch(slices: Sequence[CompressedSlice], threads: int = 1) -> SliceBa
     first = slices[0]
     for one in slices:
         _check(one, first)
-    shape = (len(slices), *first.shape)
+    shape = (len(slices), *first.input_shape)
     dtypes = {one.dtype for one in slices}
     images = np.empty(shape, dtype=dtypes.pop() if len(dtypes) == 1 else "float32")
     label_dtypes = {one.labels_dtype for one in slices if one.labels_dtype}
@@ -265,27 +301,44 @@ def _check(one: CompressedSlice, first: CompressedSlice) -> None:
     complete = None not in known and None not in (*one.mean, *one.sd)
     if not complete or len(one.mean) != one.channels or len(one.sd) != one.channels or min(one.shape) < 1:
         raise ShardError(f"{_where(one)} is incomplete.", mend=MEND)
-    if one.shape != first.shape:
+    if one.shape != first.shape or len(one.beside) != len(first.beside) or len(one.beside) != len(one.beside_crcs):
         raise ShardError(f"{_where(one)} is {'x'.join(map(str, one.shape))}, its batch {first.shape}.")
-    for data, dtype in ((one.image, one.dtype), (one.labels, one.labels_dtype)):
-        if data is None:  # only labels: an image without bytes was refused above
+    images = [(image, one.dtype) for image in (one.image, *one.beside)]
+    for data, dtype in (*images, (one.labels, one.labels_dtype)):
+        if data is None:  # only labels, or a neighbour without bytes: that fails when it is decoded
             continue
         if dtype not in DTYPES:
             raise ShardError(f"{_where(one)} holds pixels of the type {str(dtype)[:20]!r}.", mend=MEND)
-        due = math.prod(one.shape if data is one.image else one.shape[-2:]) * np.dtype(dtype).itemsize
+        due = math.prod(one.shape[-2:] if data is one.labels else one.shape) * np.dtype(dtype).itemsize
         if due > MOST_BYTES or due != decoded_bytes(data):
             raise ShardError(f"{_where(one)} does not hold the {due} bytes that it claims.", mend=MEND)
 
 
 def _decode_slice(one: CompressedSlice, image: NDArray[Any], labels: NDArray[Any]) -> None:
     try:
-        _decode_as(one.image, one.dtype, one.image_crc, image)
+        if not one.beside:
+            _decode_as(one.image, one.dtype, one.image_crc, image)
+        else:
+            _decode_stack(one, image)
         if one.labels is None or one.labels_dtype is None:
             labels[...] = 0
         else:
             _decode_as(one.labels, one.labels_dtype, one.labels_crc, labels)
     except ShardError as error:
         raise ShardError(f"{_where(one)}: {error.message}", mend=error.mend) from error
+
+
+def _decode_stack(one: CompressedSlice, stack: NDArray[Any]) -> None:
+    """The slice in the middle of its neighbours: (s * c, H, W)."""
+    middle = len(one.beside) // 2
+    images = [*one.beside[:middle], one.image, *one.beside[middle:]]
+    crcs = [*one.beside_crcs[:middle], one.image_crc, *one.beside_crcs[middle:]]
+    planes = stack.reshape(len(images), *one.shape)
+    for number, (image, crc) in enumerate(zip(images, crcs, strict=True)):
+        if number and crc == crcs[number - 1] and image == images[number - 1]:
+            planes[number] = planes[number - 1]  # beyond the ends of a case the same slice comes again
+        else:
+            _decode_as(image, one.dtype, crc, planes[number])
 
 
 def _decode_as(data: memoryview | bytes, dtype: str, crc: int, out: NDArray[Any]) -> None:

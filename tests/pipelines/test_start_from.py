@@ -99,9 +99,7 @@ def test_another_input_is_said(folder: Path, tmp_path: Path) -> None:
     more = (f"train.start_from={folder / 'run'}", "train.epochs=1", "intensity.mode=case", STILL)
     said: list[str] = []
     train(_config(folder, "old", run, *more), say=said.append)
-    assert (
-        "The weights learnt on the window -1000 to 1000, and now see values by each case's own mean and sd." in said
-    )
+    assert "The weights learnt on the window -1000 to 1000, and now see values by each case's own mean and sd." in said
     net = json.loads((run / "history.json").read_text())["net"]
     first = load_bundle(str(folder / "run" / "bundle"))
     assert net["parameters"] == sum(p.numel() for p in build_net(first.net, 1, 3).parameters())
