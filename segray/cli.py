@@ -122,6 +122,8 @@ def train(
 
     Go on after an interruption: `segray train --resume runs/one`
 
+    Cross-validation, a run a fold, side by side where there is room: `--set train.folds=5`
+
     From the weights of another run: `segray train --start-from runs/one --shards others --run runs/two`
 
     Without ingest: `segray train --shards scans --run runs/one`; every epoch reads the scans again.
@@ -181,9 +183,15 @@ def watch(
 
 @app.command()
 def predict(
-    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle, or the run folder that holds it.")],
+    bundle: Annotated[
+        str, typer.Argument(metavar="BUNDLE", help="A bundle, the run folder that holds it, or a cross-validation.")
+    ],
     source: Annotated[str, typer.Argument(metavar="SRC", help="A folder of cases, or one NIfTI file.")],
     destination: Annotated[str, typer.Argument(metavar="DST", help="The prediction folder.")],
+    further: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="BUNDLE", help="A further bundle: probabilities are averaged; may be repeated."),
+    ] = None,
     layout: Format = None,
     config: ConfigFile = None,
     overrides: Set = None,
@@ -192,7 +200,8 @@ def predict(
 
     Run again it does only what is missing. Example: `segray predict runs/one scans predictions`
 
-    Only the cases held out in training: `--set predict.split=validation`
+    Only the cases held out in training: `--set predict.split=validation`; of a cross-validation these are all cases,
+    each predicted by the fold that has not seen it.
     """
     settings = _config(config, overrides, ingest__format=layout)
 
@@ -200,7 +209,7 @@ def predict(
     from segray.pipelines.predict import predict as run
 
     with CaseLine("predict") as line:
-        summary = run(bundle, source, destination, settings, watcher=line)
+        summary = run([bundle, *(further or [])], source, destination, settings, watcher=line)
     print_predict(summary)
     raise typer.Exit(SOME_FAILED if summary.failed else 0)
 

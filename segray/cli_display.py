@@ -89,6 +89,9 @@ class TrainLine(_Line):
         dice = "" if facts["dice"] is None else f"  best Dice {facts['dice']:.3f}"
         epoch, speed = f"epoch {facts['epoch']}/{facts['epochs']}", f"{facts['slices_per_s']:.1f} slices/s"
         text = f"{epoch}  loss {facts['loss']:.3f}{dice}  {speed}"
+        if "folds" in facts:
+            self.show(100 * facts["share"], 100, f"fold {facts['fold']}/{facts['folds']}  {text}")
+            return
         self.show(done, facts["epochs"] * facts["steps"], text)
 
 
@@ -169,8 +172,19 @@ def print_note(sentence: str) -> None:
 
 def print_train(summary: TrainSummary) -> None:
     """The outcome of a training."""
-    dice = "no validation cases" if summary.best_dice is None else f"validation Dice {summary.best_dice:.4f}"
+    for number, fold in enumerate(summary.folds):
+        print_paths(
+            **{f"fold {number}": f"{fold.run}  (epoch {fold.best_epoch} of {fold.epochs}, {_validation(fold)})"}
+        )
+    if summary.folds:
+        print_paths(run=f"{summary.run}  (mean over {len(summary.folds)} folds: {_validation(summary)})")
+        return
+    dice = _validation(summary)
     print_paths(run=summary.run, bundle=f"{summary.bundle}  (epoch {summary.best_epoch} of {summary.epochs}, {dice})")
+
+
+def _validation(summary: TrainSummary) -> str:
+    return "no validation cases" if summary.best_dice is None else f"validation Dice {summary.best_dice:.4f}"
 
 
 def print_predict(summary: PredictSummary) -> None:

@@ -331,6 +331,11 @@ class TrainConfig(Section):
         "weights to start from: a bundle, the run folder that holds one, or a .pth file of milesial's Pytorch-UNet or "
         "of the SwanLab tutorial; settings of the net that are not named are then those of the weights",
     )
+    folds: Annotated[int, Field(ge=0, le=100)] = setting(
+        0,
+        "cross-validation: train and validation cases dealt into so many folds, a run each; 0: the split of the shards",
+    )
+    fold: Annotated[int, Field(ge=0)] | None = setting(None, "train this fold alone, from 0; empty: all of them")
     epochs: PositiveInt = setting(50, "passes over the training slices", "epochs")
     minutes: NonNegative = setting(
         0.0, "wall-clock limit: the last epoch ends before it, and the schedule fits it; 0: no limit", "minutes"
@@ -362,6 +367,14 @@ class TrainConfig(Section):
     histograms_every: Count = setting(
         0, "epochs between histograms of weights and gradients in TensorBoard; 0: none", "epochs"
     )
+
+    @model_validator(mode="after")
+    def _fold_is_there(self) -> TrainConfig:
+        if self.folds == 1:
+            raise ValueError("folds is 1, and a fold is tested on by the others; 0 trains on the split of the shards")
+        if self.fold is not None and self.fold >= self.folds:
+            raise ValueError(f"fold is {self.fold}, and there are {self.folds} folds, counted from 0")
+        return self
 
 
 class PredictConfig(Section):

@@ -32,36 +32,46 @@ class Predictor:
     """A network that stays resident; deterministic, so that a case has the same mask wherever it is predicted.
 
     Attributes:
-        bundle: what it was made of.
+        bundles: what it was made of.
+        bundle: the first of them; in all that describes a case they are alike.
         device: where the network is.
         last_seconds: of the last case: ``place`` (to the grid, normalised), ``forward``, ``labels`` (back to the
             case's grid, argmax) and ``total``.
     """
 
     def __init__(
-        self, bundle: Bundle, config: PredictConfig, device: torch.device | str = "auto", threads: int | None = None
+        self,
+        bundles: Bundle | Sequence[Bundle],
+        config: PredictConfig,
+        device: torch.device | str = "auto",
+        threads: int | None = None,
     ) -> None:
-        """Load the network to the device.
+        """Load the networks to the device.
 
         Args:
-            bundle: network, grid and normalisation.
+            bundles: network, grid and normalisation; of several the probabilities are averaged.
             config: precision, slab size, whether to use a GPU.
             device: ``auto``: a GPU where there is one and ``config.gpu`` allows it, else the CPU.
             threads: CPU threads of torch in this process; None leaves them as they are.
 
         Raises:
-            UsageError: a GPU is asked for and there is none.
+            UsageError: a GPU is asked for and there is none, or the bundles do not go together.
         """
         if threads is not None:
             torch.set_num_threads(max(threads, 1))
-        self.bundle, self.device = bundle, choose_device(device, config.gpu)
+        self.bundles = [bundles] if isinstance(bundles, Bundle) else list(bundles)
+        check_alike(self.bundles)
+        self.bundle, self.device = self.bundles[0], choose_device(device, config.gpu)
         self.last_seconds: dict[str, float] = dict.fromkeys((*STAGES, "total"), 0.0)
         self._config = config
-        network = bundle.network()
-        self._stride, self._width = network.stride, network.features[0]
-        self._forward = ForwardPass(network, self.device, config.precision)
-        self._channels = bundle.label_map.channels
-        self._overlapping = bundle.label_map.overlapping
+        networks = [bundle.network() for bundle in self.bundles]
+        self._stride, self._width = (
+            max(network.stride for network in networks),
+            max(network.features[0] for network in networks),
+        )
+        self._forwards = [ForwardPass(network, self.device, config.precision) for network in networks]
+        self._channels = self.bundle.label_map.channels
+        self._overlapping = self.bundle.label_map.overlapping
 
     def predict(self, voxels: Volume, spacing: tuple[float, float, float]) -> NDArray[Any]:
         """Label indices of a case.
@@ -83,7 +93,7 @@ class Predictor:
         depth, height, width = channels[0].shape
         grids = [replace(self.bundle.grid, fill=fill_value(volume)) for volume in channels]
         placement = plan_prediction((depth, height, width), spacing, grids[0], self._stride)
-        by_case = self.bundle.normalisation.mode == "case"
+        by_case = any(bundle.normalisation.mode == "case" for bundle in self.bundles)
         statistics = [voxel_statistics(volume) if by_case else (0.0, 1.0) for volume in channels]
         out = np.empty((depth, height, width), self._type())
         clock = _Clock(self.device)
@@ -99,6 +109,8 @@ class Predictor:
         pixels = canvas[0] * canvas[1]
         # Scores, the planes in float32 that are interpolated together, and the widest skips and their concatenation.
         bytes_a_pixel = 2 * self._channels + 4 * LABELS_AT_ONCE + 12 * self._width
+        if len(self.bundles) > 1:
+            bytes_a_pixel += 8 * self._channels  # probabilities of one network and their sum
         fitting = max(self._config.slab_mib * 2**20 // (bytes_a_pixel * pixels), 1)
         return min(fitting, max(CPU_PIXELS // pixels, 1)) if self.device.type == "cpu" else fitting
 
@@ -160,7 +172,7 @@ class Predictor:
 
     def _slab(self, channels: Sequence[Volume], start: int, stop: int, where: _Where, clock: _Clock) -> Tensor:
         """The voxels of slices ``start`` to ``stop`` of every channel to (n, y, x) label indices, on the device."""
-        beside, depth = self.bundle.net.neighbours, len(channels[0])
+        beside, depth = max(bundle.net.neighbours for bundle in self.bundles), len(channels[0])
         low, high = max(start - beside, 0), min(stop + beside, depth)
         with clock.stage("place"):
             dtype = np.int16 if channels[0].dtype == np.int16 else np.float32
@@ -169,15 +181,56 @@ class Predictor:
                 place_slab(one, where.placement, grid, self.device) for one, grid in zip(cut, where.grids, strict=True)
             ]
             slab = placed[0] if len(placed) == 1 else torch.stack(placed, dim=1)
-            mean, sd = torch.tensor(where.statistics, device=self.device).T[:, None].expand(2, len(slab), -1)
-            images = self.bundle.normalisation.apply(slab, mean.contiguous(), sd.contiguous())
-            if beside:
-                places = torch.arange(start, stop)[:, None] + torch.arange(-beside, beside + 1)
-                images = images[places.clamp_(0, depth - 1).sub_(low).to(self.device)].flatten(1, 2)
-        with clock.stage("forward"):
-            scores = self._forward(images)
+        scores = self._scores(slab, range(start, stop), low, depth, where, clock)
         with clock.stage("labels"):
             return (scores_to_bits if self._overlapping else labels_of_scores)(scores, where.placement)
+
+    def _scores(self, slab: Tensor, slices: range, low: int, depth: int, where: _Where, clock: _Clock) -> Tensor:
+        """Logits of the one network, or the mean of the probabilities of several, less 0.5 where labels overlap.
+
+        ``slab`` holds the slices from ``low`` on, with the neighbours of ``slices``, in a case of ``depth`` slices.
+        """
+        mean, sd = torch.tensor(where.statistics, device=self.device).T[:, None].expand(2, len(slab), -1).contiguous()
+
+        def logits(bundle: Bundle, forward: ForwardPass) -> Tensor:
+            beside = bundle.net.neighbours
+            with clock.stage("place"):
+                images = bundle.normalisation.apply(slab, mean, sd)
+                if beside or len(slab) > len(slices):
+                    places = torch.arange(slices.start, slices.stop)[:, None] + torch.arange(-beside, beside + 1)
+                    images = images[places.clamp_(0, depth - 1).sub_(low).to(self.device)].flatten(1, 2)
+            with clock.stage("forward"):
+                return forward(images)
+
+        members = zip(self.bundles, self._forwards, strict=True)
+        first = logits(*next(members))
+        if len(self.bundles) == 1:
+            return first
+        total = self._probabilities(first)
+        for member in members:
+            total.add_(self._probabilities(logits(*member)))
+        total.div_(len(self.bundles))
+        return (total.sub_(0.5) if self._overlapping else total).contiguous(memory_format=torch.channels_last)
+
+    def _probabilities(self, scores: Tensor) -> Tensor:
+        return scores.float().sigmoid() if self._overlapping else scores.float().softmax(1)
+
+
+def check_alike(bundles: Sequence[Bundle]) -> None:
+    """Raise UsageError where bundles cannot be averaged: other structures, grid or input channels."""
+    first = bundles[0]
+    for other in bundles[1:]:
+        for what, mine, theirs in (
+            ("structures", first.label_map, other.label_map),
+            ("grids", first.grid, other.grid),
+            ("slicing directions", first.plane, other.plane),
+            ("input channels", (first.in_channels, first.channels), (other.in_channels, other.channels)),
+        ):
+            if mine != theirs:
+                raise UsageError(
+                    f"The bundles {first.bundle_id} and {other.bundle_id} have other {what}.",
+                    mend="Average bundles that were trained on the same shards.",
+                )
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,16 @@ def find_bundle(path: str) -> str:
     raise UsageError(f"{path} holds no bundle.", mend="Name a run folder of `segray train`, or its bundle/ folder.")
 
 
+def find_bundles(path: str) -> list[str]:
+    """The bundle folders at ``path``: of all folds where it is a cross-validation. Raises UsageError for none."""
+    root = storage.absolute(path)
+    folds = [storage.join(root, name) for name in storage.names(root) if name.startswith("fold_")]
+    found = [fold for fold in sorted(folds) if storage.exists(storage.join(fold, FOLDER, DESCRIPTION))]
+    if found and len(found) < len(folds):
+        raise UsageError(f"{path} holds a cross-validation that has not ended.", mend=f"segray train --resume {path}")
+    return [find_bundle(fold) for fold in found] if found else [find_bundle(path)]
+
+
 def load_bundle(folder: str) -> Bundle:
     """Read a bundle from a folder (path or URI). Raises UsageError: no bundle, a damaged one, or a newer schema."""
     text, data = _read_files(folder)

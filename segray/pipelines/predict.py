@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -11,11 +11,12 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 from segray import __version__, formats, storage
-from segray.config import Config, IngestConfig
+from segray.config import Config, IngestConfig, PredictConfig
 from segray.errors import UsageError
 from segray.formats.source import CaseSource
-from segray.nets.bundle import Bundle, find_bundle, load_bundle
+from segray.nets.bundle import Bundle
 from segray.pipelines.admission import memory_classes
+from segray.pipelines.ensemble import Ensemble, load_ensemble
 from segray.pipelines.headers import Planned, read_headers
 from segray.pipelines.ledger import Ledger, Row, to_line
 from segray.pipelines.pace import paced_context
@@ -48,26 +49,33 @@ class PredictSummary:
 
 
 def predict(
-    bundle: str, source: str, destination: str, config: Config | None = None, *, watcher: Watcher | None = None
+    bundle: str | Sequence[str],
+    source: str,
+    destination: str,
+    config: Config | None = None,
+    *,
+    watcher: Watcher | None = None,
 ) -> PredictSummary:
     """Write a mask for every case of ``source`` that has none yet.
 
     Args:
-        bundle: a bundle folder, or a run folder that holds one.
+        bundle: a bundle folder, a run folder that holds one, or a cross-validation; or several of them, whose
+            probabilities are averaged. With ``predict.split`` validation or test each case is predicted by the bundles
+            that held it out.
         source: a folder of cases, or one NIfTI file.
         destination: the prediction folder, created or gone on with.
         config: the settings, section ``predict``; None: the defaults.
         watcher: told of every finished case.
 
     Raises:
-        UsageError: no bundle, no cases, or the folder holds the masks of another bundle.
+        UsageError: no bundle, bundles that do not go together, no cases, or the folder holds the masks of another
+            bundle.
     """
     config = config or Config()
     folder = storage.absolute(destination)
-    bundle_folder = find_bundle(bundle)
-    loaded = load_bundle(bundle_folder)
-    cases, problems = _cases(source, config, loaded)
-    _claim(folder, loaded, bundle_folder, config)
+    ensemble = load_ensemble([bundle] if isinstance(bundle, str) else bundle, config.predict.split)
+    cases, problems = _cases(source, config, ensemble)
+    _claim(folder, ensemble, config)
     ledger = Ledger(folder)
     for case_id, reason in problems:
         ledger.add(to_line({"case_id": case_id, "status": "failed", "reason": reason, "image": ""}))
@@ -75,7 +83,7 @@ def predict(
     new = 0
     if todo:
         with ray_session(config.ray):
-            for count, line in enumerate(_run(todo, loaded, bundle_folder, folder, config), start=1):
+            for count, line in enumerate(_run(todo, ensemble, folder, config), start=1):
                 row = ledger.add(line)
                 new += row["status"] == "ok"
                 if watcher is not None:
@@ -94,11 +102,11 @@ def _as_trained(ingest: IngestConfig, bundle: Bundle) -> IngestConfig:
     return ingest.model_copy(update={"picture_channels": "grey" if bundle.in_channels == 1 else "rgb"})
 
 
-def _cases(source: str, config: Config, bundle: Bundle) -> tuple[list[CaseSource], list[tuple[str, str]]]:
-    discovery = formats.discover(source, _as_trained(config.ingest, bundle), labelled=False)
+def _cases(source: str, config: Config, ensemble: Ensemble) -> tuple[list[CaseSource], list[tuple[str, str]]]:
+    discovery = formats.discover(source, _as_trained(config.ingest, ensemble.first), labelled=False)
     cases, problems = discovery.cases, discovery.problems
     if config.predict.split != "all":
-        chosen = set(bundle.split.get(config.predict.split, ()))
+        chosen = ensemble.cases(config.predict.split)
         cases = [case for case in cases if case.case_id in chosen]
         problems = [problem for problem in problems if problem[0] in chosen]
         if not cases:
@@ -109,25 +117,25 @@ def _cases(source: str, config: Config, bundle: Bundle) -> tuple[list[CaseSource
     return cases, problems
 
 
-def _claim(folder: str, bundle: Bundle, bundle_folder: str, config: Config) -> None:
+def _claim(folder: str, ensemble: Ensemble, config: Config) -> None:
     """Note whose masks the folder holds; another bundle's masks are never mixed in."""
     path = storage.join(folder, PREDICTION)
     if storage.exists(path):
         before = json.loads(storage.read_text(path)).get("bundle_id")
-        if before != bundle.bundle_id and not config.predict.overwrite:
+        if before != ensemble.identity and not config.predict.overwrite:
             raise UsageError(
                 f"{folder} holds masks of another bundle ({before}).",
                 mend="Name another folder, or give --set predict.overwrite=true.",
             )
     facts = {
-        "bundle_id": bundle.bundle_id,
-        "bundle": bundle_folder,
-        "split": bundle.split,
+        "bundle_id": ensemble.identity,
+        "bundle": ", ".join(ensemble.folders),
+        "split": ensemble.split,
         "segray": __version__,
         "predict": config.predict.model_dump(mode="json"),
     }
     storage.write_text(path, json.dumps(facts, indent=1))
-    storage.write_text(storage.join(folder, "label_map.json"), bundle.label_map.to_json())
+    storage.write_text(storage.join(folder, "label_map.json"), ensemble.first.label_map.to_json())
 
 
 def _is_missing(case: CaseSource, ledger: Ledger, folder: str, config: Config) -> bool:
@@ -139,7 +147,7 @@ def _is_missing(case: CaseSource, ledger: Ledger, folder: str, config: Config) -
     return not storage.exists(storage.join(folder, row["mask"])) or row.get("fingerprint") != case.fingerprint()
 
 
-def _run(cases: list[CaseSource], bundle: Bundle, bundle_folder: str, folder: str, config: Config) -> Iterator[str]:
+def _run(cases: list[CaseSource], ensemble: Ensemble, folder: str, config: Config) -> Iterator[str]:
     """Ledger lines of all cases, as they finish."""
     planned, broken = read_headers(cases)
     for source, reason in broken:
@@ -147,8 +155,13 @@ def _run(cases: list[CaseSource], bundle: Bundle, bundle_folder: str, folder: st
     settings = config.predict
     count = settings.predictors or _predictors(settings.gpu)
     shape = worker_shape(count, settings.cpus_per_predictor, settings.gpu)
-    for declared, group in memory_classes(planned, bytes_needed):
-        yield from _run_class(group, declared, min(count, len(group)), shape, bundle, bundle_folder, folder, config)
+    label_map = ensemble.first.label_map.to_json()
+    for members in dict.fromkeys(ensemble.members(case.source.case_id) for case in planned):
+        theirs = [case for case in planned if ensemble.members(case.source.case_id) == members]
+        for declared, group in memory_classes(theirs, bytes_needed):
+            yield from _run_class(
+                group, declared, min(count, len(group)), shape, members, label_map, folder, config.predict
+            )
 
 
 def _predictors(gpu: str) -> int:
@@ -166,10 +179,10 @@ def _run_class(
     declared: int,
     predictors: int,
     shape: WorkerShape,
-    bundle: Bundle,
-    bundle_folder: str,
+    members: tuple[str, ...],
+    label_map: str,
     folder: str,
-    config: Config,
+    config: PredictConfig,
 ) -> Iterator[str]:
     context = paced_context()
     with DataContext.current(context):
@@ -180,7 +193,7 @@ def _run_class(
         )
         dataset = dataset.map_batches(
             PredictStage,
-            fn_constructor_args=(bundle_folder, config.predict, shape.threads),
+            fn_constructor_args=(members, config, shape.threads),
             compute=ActorPoolStrategy(size=predictors),
             batch_size=1,
             batch_format="pyarrow",
@@ -188,7 +201,7 @@ def _run_class(
             num_gpus=shape.gpus,
         )
         dataset = dataset.map_batches(
-            WriteStage(folder, bundle.label_map.to_json(), config.predict.output),
+            WriteStage(folder, label_map, config.output),
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=READ_TASK_CPUS,

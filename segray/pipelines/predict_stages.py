@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,10 +96,10 @@ def read_stage(table: pa.Table) -> pa.Table:
 
 
 class PredictStage:
-    """An actor that keeps the net resident: rows with voxels in, rows with label indices out."""
+    """An actor that keeps the nets resident: rows with voxels in, rows with label indices out."""
 
-    def __init__(self, bundle: str, config: PredictConfig, threads: int) -> None:
-        self._predictor = Predictor(load_bundle(bundle), config, threads=threads)
+    def __init__(self, bundles: Sequence[str], config: PredictConfig, threads: int) -> None:
+        self._predictor = Predictor([load_bundle(bundle) for bundle in bundles], config, threads=threads)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Predict the case of a one-row table; a row with a reason passes through."""

@@ -20,13 +20,14 @@ from segray.nets.cost import NetCost, net_cost
 from segray.nets.start import Start
 from segray.nets.unet import build_net
 from segray.pipelines.checkpoints import KEPT
-from segray.pipelines.live import Planner, data_folder, find_cases, plan_cases
+from segray.pipelines.folds import train_folds, training_manifest
+from segray.pipelines.live import Planner, find_cases, plan_cases
 from segray.pipelines.run_folder import BUNDLE, CHECKPOINTS, CONFIG, FAILURES, METRICS, RunFolder
 from segray.pipelines.runtime import KEEP_MEMORY, WorkerShape, ray_session, worker_shape
 from segray.pipelines.train_start import begin_from, with_net_of_start
 from segray.pipelines.train_worker import train_worker
 from segray.shards.known_labels import KnownLabels
-from segray.shards.manifest import Manifest, load_manifest
+from segray.shards.manifest import Manifest
 
 Watcher = Callable[[dict[str, Any]], None]
 Failure = tuple[str, str]
@@ -43,6 +44,8 @@ class TrainSummary:
         best_epoch: the epoch of the bundle.
         best_dice: mean validation Dice of the bundle, or None without validation cases.
         failed: (case id or file, reason) of cases that a training on their files went without.
+        folds: of a cross-validation what each fold left, else []. Then ``bundle`` is the run itself, all folds
+            together, ``epochs`` and ``best_epoch`` are the most of any fold, ``best_dice`` is the mean.
     """
 
     run: str
@@ -51,6 +54,7 @@ class TrainSummary:
     best_epoch: int
     best_dice: float | None
     failed: list[Failure] = field(default_factory=list)
+    folds: list[TrainSummary] = field(default_factory=list)
 
 
 def train(
@@ -87,6 +91,8 @@ def train(
             raise UsageError(f"{run.path} holds no run to resume.", mend="Start one by `segray train CONFIG`.")
         config = load_config(run.file(CONFIG)).model_copy(update={"ray": config.ray})
     config = _with_absolute_paths(config, run)
+    if config.train.folds and config.train.fold is None:
+        return _cross_validate(config, run, bool(resume), stop_after, watcher, planner, say)
     found = None if resume else find_cases(config)
     if resume or found is None:
         _check_names(config)
@@ -114,6 +120,43 @@ def train(
     finished = not stop_after or stop_after >= config.train.epochs
     run.write_history(finished=finished, state="finished" if finished else "stopped")
     return summarise(run)
+
+
+def _cross_validate(
+    config: Config,
+    run: RunFolder,
+    resumed: bool,
+    stop_after: int,
+    watcher: Watcher | None,
+    planner: Planner | None,
+    say: Callable[[str], None] | None,
+) -> TrainSummary:
+    if not resumed:
+        run.refuse_second()
+        if find_cases(config) is None:
+            training_manifest(config)
+
+    def one(config: Config, fold: int, watcher: Watcher | None) -> TrainSummary:
+        mine = RunFolder(str(config.train.run))
+        if mine.exists and mine.history().get("finished"):
+            return summarise(mine)
+        # What is said of the net is the same for all folds.
+        told = say if fold == 0 else None
+        resume = mine.path if mine.exists else None
+        return train(config, resume=resume, stop_after=stop_after, watcher=watcher, planner=planner, say=told)
+
+    with ray_session(config.ray):
+        folds = train_folds(config, run, one, watcher)
+    known = [fold.best_dice for fold in folds if fold.best_dice is not None]
+    return TrainSummary(
+        run.path,
+        run.path,
+        max(fold.epochs for fold in folds),
+        max(fold.best_epoch for fold in folds),
+        sum(known) / len(known) if known else None,
+        sorted({failure for fold in folds for failure in fold.failed}),
+        folds,
+    )
 
 
 def summarise(run: RunFolder) -> TrainSummary:
@@ -149,7 +192,7 @@ def _with_absolute_paths(config: Config, run: RunFolder) -> Config:
 
 def _sentences(config: Config, run: RunFolder, *, on_gpu: bool) -> list[str]:
     """What the net costs, which goes into ``history.json`` too, and which settings change nothing."""
-    manifest = load_manifest(data_folder(config))
+    manifest = training_manifest(config)
     cost = training_cost(config, manifest, on_gpu=on_gpu)
     run.write_history(net=cost.to_dict())
     return [f"The net: {cost}.", *idle_settings(config, manifest)]
@@ -186,7 +229,7 @@ def idle_settings(config: Config, manifest: Manifest) -> list[str]:
 
 def _check_names(config: Config) -> None:
     """Raise UsageError where there are no shards, or the loss names a structure that they do not hold."""
-    known = load_manifest(data_folder(config)).label_map
+    known = training_manifest(config).label_map
     weights_of_labels(config.loss.class_weights, known.names, overlapping=known.overlapping)
 
 

@@ -36,13 +36,14 @@ from segray.nets.unet import build_net
 from segray.pipelines.checkpoints import STATE, restore_state
 from segray.pipelines.failures import reason_for
 from segray.pipelines.feed import EpochFeed, steps_a_worker
+from segray.pipelines.folds import training_manifest
 from segray.pipelines.live import data_folder, visit_reader
 from segray.pipelines.normalisation import normalisation_of
 from segray.pipelines.run_folder import BUNDLE, START, RunFolder
 from segray.pipelines.run_tracking import RunTracking
 from segray.shards.index import SliceIndex, load_index
 from segray.shards.known_labels import KnownLabels
-from segray.shards.manifest import Manifest, load_manifest
+from segray.shards.manifest import Manifest
 from segray.shards.reader import iterate_batches
 
 SCORE = "score"
@@ -110,7 +111,7 @@ class _Session:
         self.config = config
         self.run = RunFolder(str(config.train.run))
         self.folder = data_folder(config)
-        self.manifest: Manifest = load_manifest(self.folder)
+        self.manifest: Manifest = training_manifest(config)
         self.index: SliceIndex = replace(load_index(self.folder, self.manifest), beside=config.net.neighbours)
         self.label_map: LabelMap = self.manifest.label_map
         self._check_metric()

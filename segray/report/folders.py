@@ -124,6 +124,11 @@ def read_run(folder: str) -> RunFiles:
     """Read a run folder. Raises UsageError where it is none, SegrayError where a file is damaged."""
     if not is_run(folder):
         raise UsageError(f"{folder} is no run folder.", mend="`segray train CONFIG` writes one.")
+    if storage.names(folder, "fold_0"):
+        raise UsageError(
+            f"{folder} is a cross-validation.",
+            mend=f"Report one of its folds, {folder}/fold_0, or the predictions of all.",
+        )
     return RunFiles(
         folder=folder,
         epochs=_csv(folder, "metrics.csv"),

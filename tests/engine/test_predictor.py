@@ -261,3 +261,43 @@ def test_neighbours_are_those_of_the_case_whatever_the_slab(tmp_path: Path, mode
         assert _agree(one, _whole(bundle, stacked)) > 0.9999
     assert len(np.unique(made[0])) > 1
     assert len(np.unique(Predictor(bundle, EXACT).predict(voxels[:1], SPACING))) >= 1
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_several_nets_average_their_probabilities(tmp_path: Path, overlapping: bool) -> None:
+    bundles = []
+    for number, (neighbours, mode) in enumerate(((0, "window"), (1, "case"), (0, "window"))):
+        torch.manual_seed(number)
+        net = NetConfig(features=[4, 8, 8][: 3 - number % 2], neighbours=neighbours)
+        names = LabelMap({"a": 1, "b": 2, "c": 3}, overlapping=overlapping)
+        network = build_net(net, 1, names.channels)
+        torch.nn.init.normal_(network.head.weight)
+        save_bundle(
+            str(tmp_path / str(number)), network, net=net, label_map=names, grid=_native(32, 48),
+            normalisation=Normalisation(mode),  # type: ignore[arg-type]
+        )  # fmt: skip
+        bundles.append(load_bundle(str(tmp_path / str(number))))
+    voxels = _voxels(5, 32, 48)
+    found = Predictor(bundles, EXACT).predict(voxels, SPACING)
+    total = torch.zeros(())
+    mean, sd = (torch.full((5,), moment) for moment in voxel_statistics(voxels))
+    for bundle in bundles:
+        images = bundle.normalisation.apply(torch.from_numpy(voxels), mean, sd)[:, 0]
+        k = bundle.net.neighbours
+        stack = torch.stack([torch.stack([images[min(max(z + d, 0), 4)] for d in range(-k, k + 1)]) for z in range(5)])
+        with torch.inference_mode():
+            logits = bundle.network()(stack)
+        total = total + (logits.sigmoid() if overlapping else logits.softmax(1)) / 3
+    expected = (
+        (total > 0.5).long().mul(torch.tensor([1, 2, 4])[:, None, None]).sum(1) if overlapping else total.argmax(1)
+    )
+    assert _agree(found, expected.numpy()) > 0.9999
+    assert len(np.unique(found)) > 1
+
+
+def test_nets_that_do_not_go_together_are_told(tmp_path: Path) -> None:
+    one, two = _bundle(tmp_path / "a", _native(32, 48)), _bundle(tmp_path / "b", _native(32, 32))
+    with pytest.raises(UsageError, match="have other grids"):
+        Predictor([one, two], EXACT)
+    with pytest.raises(UsageError, match="have other structures"):
+        Predictor([one, _bundle(tmp_path / "c", _native(32, 48), structures=2)], EXACT)

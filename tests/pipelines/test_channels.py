@@ -106,7 +106,7 @@ def through_the_stages(folder: Path, case: Case, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(predict_stages.formats, "read_image", lambda source: case)
     source = CaseSource(case.case_id, str(folder / "no.nii.gz"))
     table = read_stage(pa.table({"source": [source.to_json()]}))
-    stage = PredictStage(str(folder / "bundle"), PredictConfig(precision="float32", gpu="no"), 1)
+    stage = PredictStage([str(folder / "bundle")], PredictConfig(precision="float32", gpu="no"), 1)
     done = WriteStage(str(folder / "out"), LABELS.to_json())(stage(table))
     row: dict[str, Any] = json.loads(done.column("row")[0].as_py())
     return row
