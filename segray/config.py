@@ -161,6 +161,17 @@ class NetConfig(Section):
         "slice stands in",
         "slices",
     )
+    patch: tuple[PositiveInt, Count, Count] | None = setting(
+        None,
+        "3D: the net sees patches of so many slices, rows and columns; 0 rows or columns: all of them; empty: slices",
+        "voxels",
+    )
+    flat_levels: Count = setting(
+        0,
+        "3D: levels, from full resolution down, that look in-plane only and are not halved along z; for slices that "
+        "are much thicker than pixels are wide",
+        "levels",
+    )
     norm: Literal["batch", "instance", "group", "none"] = setting("batch", "normalisation after each convolution")
     activation: Literal["relu", "leaky_relu", "silu"] = setting("leaky_relu", "activation after each normalisation")
     upsampling: Literal["transposed", "bilinear", "interpolated"] = setting(
@@ -179,6 +190,25 @@ class NetConfig(Section):
     def _deep_enough(self) -> NetConfig:
         if self.deep_supervision and len(self.features) < 4:
             raise ValueError(f"deep_supervision needs four levels or more; features is {self.features}")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_the_patch(self) -> NetConfig:
+        if self.patch is None:
+            if self.flat_levels:
+                raise ValueError("flat_levels is for 3D; name a patch, or leave it out")
+            return self
+        if self.neighbours:
+            raise ValueError("neighbours is for slices, and patch for 3D; leave one of them out")
+        if self.flat_levels >= len(self.features):
+            raise ValueError(f"flat_levels is {self.flat_levels}, and features has {len(self.features)} levels")
+        steps = len(self.features) - 1
+        for side, halvings in zip(self.patch, (steps - self.flat_levels, steps, steps), strict=True):
+            if side % 2**halvings:
+                raise ValueError(
+                    f"the patch {list(self.patch)} is halved {halvings} times on a side, and {side} is no multiple of "
+                    f"{2**halvings}"
+                )
         return self
 
 
@@ -247,6 +277,7 @@ class AugmentConfig(Section):
     shift: Share = setting(0.05, "shift, up to plus or minus this share of the side")
     flip_x: Share = setting(0.0, "probability of a left-right mirror; 0 where left and right are different labels")
     flip_y: Share = setting(0.0, "probability of a front-back mirror")
+    flip_z: Share = setting(0.0, "probability of an up-down mirror of a 3D patch")
     intensity: Share = setting(0.5, "probability that brightness, contrast, gamma and noise are changed")
     brightness: NonNegative = setting(0.1, "added value, up to plus or minus", "of the input range")
     contrast: Annotated[float, Field(ge=0, lt=1)] = setting(0.2, "contrast factor 1 plus or minus")
@@ -340,7 +371,7 @@ class TrainConfig(Section):
     minutes: NonNegative = setting(
         0.0, "wall-clock limit: the last epoch ends before it, and the schedule fits it; 0: no limit", "minutes"
     )
-    batch_size: PositiveInt = setting(16, "slices a worker and step", "slices")
+    batch_size: PositiveInt = setting(16, "slices (3D: patches) a worker and step", "slices")
     precision: Precision = setting(
         "auto", "arithmetic of the forward pass (autocast); auto: bf16 where the device has it, else float32"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -31,7 +33,9 @@ def augment(
 
     Args:
         images: (n, c, H, W) float32, normalised; not changed. All channels of a slice are changed alike.
-        labels: (n, H, W) integer channel indices, or bit fields; not changed.
+        labels: (n, H, W) integer channel indices, or bit fields; not changed. Of 3D patches (n, D, H, W), beside images
+            (n, D * c, H, W): all slices of a patch are moved alike, in-plane (as nnU-Net does where slices are thick),
+            and their values are changed as one volume's.
         config: probabilities and strengths.
         span: width of the input range, which brightness and noise are shares of (``Normalisation.span``).
         seed: seed of the run.
@@ -48,12 +52,17 @@ def augment(
     draw = step_seed(seed, epoch, rank, step)
     generator = torch.Generator().manual_seed(draw)
     images, labels = _move(images, labels, config, generator, draw, overlapping)
+    if labels.ndim == 4 and config.flip_z > 0:
+        images, labels = _turn_over(images, labels, config.flip_z, stream(draw, "flip_z"))
     # As light meets a scanner: the optics blur, the grid samples, then the values are read, with their noise.
     if config.blur > 0:
         images = blur(images, config, stream(draw, "blur"))
     if config.low_resolution > 0:
         images = lower_resolution(images, config, stream(draw, "low_resolution"))
-    images = change_values(images, config, span, generator)
+    if labels.ndim == 4:
+        images = _of_volumes(images, labels.shape[1], lambda values: change_values(values, config, span, generator))
+    else:
+        images = change_values(images, config, span, generator)
     if config.cutout > 0:
         images = cut_out(images, config, stream(draw, "cutout"))
     return images, labels
@@ -73,3 +82,21 @@ def _move(
     if not moved.any():
         return images, labels
     return resample(images, labels, matrices, moved, field=field, overlapping=overlapping)
+
+
+def _turn_over(images: Tensor, labels: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The chosen patches mirrored along z."""
+    chosen = (torch.rand(len(images), generator=generator) < share).nonzero()[:, 0].to(images.device)
+    if not chosen.numel():
+        return images, labels
+    own = images[chosen]
+    slices = own.reshape(len(own), labels.shape[1], -1, *own.shape[2:]).flip(1).flatten(1, 2)
+    return images.index_copy(0, chosen, slices), labels.index_copy(0, chosen, labels[chosen].flip(1))
+
+
+def _of_volumes(images: Tensor, depth: int, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """``change`` of (n, c, D * H, W), so that a channel of a patch has one range and one mean."""
+    count, _, height, width = images.shape
+    volumes = images.reshape(count, depth, -1, height, width).transpose(1, 2)
+    changed = change(volumes.reshape(count, -1, depth * height, width))
+    return changed.view(count, -1, depth, height, width).transpose(1, 2).reshape(images.shape)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from segray.config import Precision
-from segray.engine.precision import DTYPES, Resolved, autocast, resolve_precision
+from segray.engine.precision import DTYPES, Resolved, autocast, channels_last, resolve_precision
 from segray.nets.unet import ConvUnit, UNet, fold_batch_norm
 
 _FUSED = {nn.ReLU: ("relu", []), nn.LeakyReLU: ("leaky_relu", [0.01]), nn.Identity: ("none", [])}
@@ -16,7 +16,7 @@ _FUSED = {nn.ReLU: ("relu", []), nn.LeakyReLU: ("leaky_relu", [0.01]), nn.Identi
 
 
 class ForwardPass:
-    """(n, C, H, W) float32 to logits (n, L, H, W) in channels_last, in the precision asked for.
+    """(n, C, [D], H, W) float32 to logits (n, L, [D], H, W) in channels_last, in the precision asked for.
 
     With all norms folded, weights of low precision give what autocast gives, bit for bit: autocast rounds the same
     weights at every call. Networks that keep a norm run under autocast, where the norm stays in float32.
@@ -33,7 +33,8 @@ class ForwardPass:
         resolved = resolve_precision(precision, device)
         if is_folded:
             folded = folded.to(DTYPES[resolved])
-        self.network: nn.Module = folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._format = channels_last(network.space.axes)
+        self.network: nn.Module = folded.to(memory_format=self._format)  # type: ignore[call-overload]
         self.fused = is_folded and _fuses(device, resolved) and all(type(unit.activation) in _FUSED for unit in units)
         if self.fused:
             _fuse(self.network)
@@ -42,8 +43,8 @@ class ForwardPass:
         self._dtype = DTYPES[resolved] if is_folded else torch.float32
 
     def __call__(self, images: Tensor) -> Tensor:
-        """The logits of a batch of normalised slices."""
-        images = images.to(self._dtype).contiguous(memory_format=torch.channels_last)
+        """The logits of a batch of normalised slices or patches."""
+        images = images.to(self._dtype).contiguous(memory_format=self._format)
         with autocast(self._device, self._autocast):
             logits: Tensor = self.network(images)
         return logits

@@ -28,6 +28,8 @@ def network_inputs(
 ) -> tuple[Tensor, Tensor]:
     """Images (n, c, H, W) float32 and labels (n, H, W) of a step; the same numbers give the same tensors.
 
+    Of 3D patches images (n, c, D, H, W) and labels (n, D, H, W).
+
     Args:
         batch: the slices as they are read.
         config: seed and augmentation.
@@ -39,7 +41,7 @@ def network_inputs(
     """
     draw = step_seed(config.seed, epoch, rank, step)
     images = normalise(batch.images, batch.mean, batch.sd, normalisation, config.augment, draw)
-    return augment(
+    images, labels = augment(
         images,
         batch.labels,
         config.augment,
@@ -50,3 +52,9 @@ def network_inputs(
         step=step,
         overlapping=overlapping,
     )
+    return (volumes_of(images, labels.shape[1]) if labels.ndim == 4 else images), labels
+
+
+def volumes_of(images: Tensor, depth: int) -> Tensor:
+    """(n, D * c, H, W), of each slice all channels together, to (n, c, D, H, W)."""
+    return images.reshape(len(images), depth, -1, *images.shape[2:]).transpose(1, 2)

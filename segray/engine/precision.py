@@ -19,6 +19,11 @@ def autocast(device: torch.device, precision: Resolved) -> torch.autocast:
     return torch.autocast(device.type, dtype=DTYPES[precision] if low else torch.bfloat16, enabled=low)
 
 
+def channels_last(axes: int) -> torch.memory_format:
+    """The memory format in which convolutions over 2 or 3 axes are fast."""
+    return torch.channels_last_3d if axes == 3 else torch.channels_last
+
+
 def resolve_precision(precision: Precision, device: torch.device | str) -> Resolved:
     """What ``auto`` means on a device: bf16 where its instructions have it, else float32.
 

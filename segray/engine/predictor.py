@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor
 from segray.case import Volume, channel_volumes, voxel_statistics
 from segray.config import PredictConfig
 from segray.engine.inference import ForwardPass
+from segray.engine.windows import volume_logits
 from segray.errors import CaseError, UsageError
 from segray.grid import Grid, Placement, fill_value, plan_prediction
 from segray.nets.bundle import Bundle
@@ -97,8 +98,13 @@ class Predictor:
         statistics = [voxel_statistics(volume) if by_case else (0.0, 1.0) for volume in channels]
         out = np.empty((depth, height, width), self._type())
         clock = _Clock(self.device)
+        case = _Where(channels, grids, placement, statistics)
         with torch.inference_mode():
-            self._fill(out, channels, _Where(grids, placement, statistics), clock)
+            members = [
+                self._member(one, forward, case, clock)
+                for one, forward in zip(self.bundles, self._forwards, strict=True)
+            ]
+            self._fill(out, members, case, clock)
         self.last_seconds = clock.seconds() | {"total": time.perf_counter() - begin}
         return out
 
@@ -140,21 +146,19 @@ class Predictor:
             return self.bundle.label_map.dtype
         return np.dtype(np.uint8 if self._channels <= 256 else np.uint16)
 
-    def _fill(
-        self,
-        out: NDArray[Any],
-        channels: Sequence[Volume],
-        where: _Where,
-        clock: _Clock,
-    ) -> None:
-        step, start = self.slices_at_once(where.placement.canvas), 0
+    def _fill(self, out: NDArray[Any], members: Sequence[_Member], case: _Where, clock: _Clock) -> None:
+        step, start = self.slices_at_once(case.placement.canvas), 0
         # On a GPU the labels stay there to the end, so that no slab waits for a transfer.
         pieces: list[Tensor] = []
         while start < len(out):
             stop = min(start + step, len(out))
             try:
-                labels = self._slab(channels, start, stop, where, clock)
+                labels = self._slab(members, start, stop, case, clock)
             except torch.OutOfMemoryError as error:
+                if any(bundle.net.patch for bundle in self.bundles):
+                    raise CaseError(
+                        "A 3D patch does not fit into the memory of the GPU.", mend="Set predict.gpu=no."
+                    ) from error
                 if step == 1:
                     raise CaseError(
                         "A single slice does not fit into the memory of the GPU.", mend="Set predict.gpu=no."
@@ -170,50 +174,71 @@ class Predictor:
         if pieces:
             np.copyto(out, torch.cat(pieces).cpu().numpy(), casting="unsafe")
 
-    def _slab(self, channels: Sequence[Volume], start: int, stop: int, where: _Where, clock: _Clock) -> Tensor:
+    def _slab(self, members: Sequence[_Member], start: int, stop: int, case: _Where, clock: _Clock) -> Tensor:
         """The voxels of slices ``start`` to ``stop`` of every channel to (n, y, x) label indices, on the device."""
-        beside, depth = max(bundle.net.neighbours for bundle in self.bundles), len(channels[0])
-        low, high = max(start - beside, 0), min(stop + beside, depth)
-        with clock.stage("place"):
-            dtype = np.int16 if channels[0].dtype == np.int16 else np.float32
-            cut = [np.require(one[low:high], dtype=dtype, requirements=["C", "W"]) for one in channels]
-            placed = [
-                place_slab(one, where.placement, grid, self.device) for one, grid in zip(cut, where.grids, strict=True)
-            ]
-            slab = placed[0] if len(placed) == 1 else torch.stack(placed, dim=1)
-        scores = self._scores(slab, range(start, stop), low, depth, where, clock)
-        with clock.stage("labels"):
-            return (scores_to_bits if self._overlapping else labels_of_scores)(scores, where.placement)
-
-    def _scores(self, slab: Tensor, slices: range, low: int, depth: int, where: _Where, clock: _Clock) -> Tensor:
-        """Logits of the one network, or the mean of the probabilities of several, less 0.5 where labels overlap.
-
-        ``slab`` holds the slices from ``low`` on, with the neighbours of ``slices``, in a case of ``depth`` slices.
-        """
-        mean, sd = torch.tensor(where.statistics, device=self.device).T[:, None].expand(2, len(slab), -1).contiguous()
-
-        def logits(bundle: Bundle, forward: ForwardPass) -> Tensor:
-            beside = bundle.net.neighbours
+        shared: _Slab | None = None
+        if not all(bundle.net.patch for bundle in self.bundles):
+            beside = max(bundle.net.neighbours for bundle in self.bundles)
+            low, high = max(start - beside, 0), min(stop + beside, case.depth)
             with clock.stage("place"):
-                images = bundle.normalisation.apply(slab, mean, sd)
-                if beside or len(slab) > len(slices):
-                    places = torch.arange(slices.start, slices.stop)[:, None] + torch.arange(-beside, beside + 1)
-                    images = images[places.clamp_(0, depth - 1).sub_(low).to(self.device)].flatten(1, 2)
-            with clock.stage("forward"):
-                return forward(images)
+                shared = _Slab(case.placed(low, high, self.device), low)
+        scores = self._scores(members, range(start, stop), shared)
+        with clock.stage("labels"):
+            return (scores_to_bits if self._overlapping else labels_of_scores)(scores, case.placement)
 
-        members = zip(self.bundles, self._forwards, strict=True)
-        first = logits(*next(members))
-        if len(self.bundles) == 1:
+    def _scores(self, members: Sequence[_Member], slices: range, shared: _Slab | None) -> Tensor:
+        """Logits of the one network, or the mean of the probabilities of several, less 0.5 where labels overlap."""
+        first = members[0](slices, shared)
+        if len(members) == 1:
             return first
         total = self._probabilities(first)
-        for member in members:
-            total.add_(self._probabilities(logits(*member)))
-        total.div_(len(self.bundles))
+        for member in members[1:]:
+            total.add_(self._probabilities(member(slices, shared)))
+        total.div_(len(members))
         return (total.sub_(0.5) if self._overlapping else total).contiguous(memory_format=torch.channels_last)
 
     def _probabilities(self, scores: Tensor) -> Tensor:
         return scores.float().sigmoid() if self._overlapping else scores.float().softmax(1)
+
+    def _member(self, bundle: Bundle, forward: ForwardPass, case: _Where, clock: _Clock) -> _Member:
+        """What gives one network's logits of the slices of a case, asked for in their order."""
+        mean, sd = case.moments(self.device)
+
+        def slices_of(shared: Tensor) -> Tensor:
+            return bundle.normalisation.apply(shared, *(one.expand(len(shared), -1).contiguous() for one in (mean, sd)))
+
+        def flat(slices: range, shared: _Slab | None) -> Tensor:
+            if shared is None:
+                raise ValueError("a 2D network needs placed slices")
+            beside = bundle.net.neighbours
+            with clock.stage("place"):
+                images = slices_of(shared.slices)
+                if beside or len(images) > len(slices):
+                    places = torch.arange(slices.start, slices.stop)[:, None] + torch.arange(-beside, beside + 1)
+                    places = places.clamp_(0, case.depth - 1).sub_(shared.low)
+                    images = images[places.to(self.device)].flatten(1, 2)
+            with clock.stage("forward"):
+                return forward(images)
+
+        if bundle.net.patch is None:
+            return flat
+
+        def read(start: int, stop: int) -> Tensor:
+            return slices_of(case.placed(start, stop, self.device)).transpose(0, 1)
+
+        found = volume_logits(forward, read, (case.depth, *case.placement.canvas), bundle.net.patch)
+        waiting: list[Tensor] = []
+
+        def deep(slices: range, shared: _Slab | None) -> Tensor:
+            del shared
+            with clock.stage("forward"):
+                while sum(map(len, waiting)) < len(slices):
+                    waiting.append(next(found))
+            joined = waiting[0] if len(waiting) == 1 else torch.cat(waiting)
+            waiting[:] = [joined[len(slices) :]]
+            return joined[: len(slices)]
+
+        return deep
 
 
 def check_alike(bundles: Sequence[Bundle]) -> None:
@@ -234,12 +259,42 @@ def check_alike(bundles: Sequence[Bundle]) -> None:
 
 
 @dataclass(frozen=True)
-class _Where:
-    """How a case lies on the canvas, and what its channels hold: grid with fill value, mean and sd of each."""
+class _Slab:
+    """Slices of a case on the canvas, (n, H, W) or (n, c, H, W), from the place ``low`` on."""
 
+    slices: Tensor
+    low: int
+
+
+_Member = Callable[[range, _Slab | None], Tensor]
+"""Slices, and as the case holds them, to logits (n, L, H, W)."""
+
+
+@dataclass(frozen=True)
+class _Where:
+    """A case: its channels, how they lie on the canvas, and what each holds: grid with fill value, mean and sd."""
+
+    channels: Sequence[Volume]
     grids: Sequence[Grid]
     placement: Placement
     statistics: Sequence[tuple[float, float]]
+
+    @property
+    def depth(self) -> int:
+        """Slices."""
+        return len(self.channels[0])
+
+    def moments(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """(1, c) mean and (1, c) sd."""
+        mean, sd = torch.tensor(self.statistics, device=device).T[:, None]
+        return mean, sd
+
+    def placed(self, low: int, high: int, device: torch.device) -> Tensor:
+        """(n, H, W), or (n, c, H, W) with several channels: the slices ``low`` to ``high`` on the canvas."""
+        dtype = np.int16 if self.channels[0].dtype == np.int16 else np.float32
+        cut = [np.require(one[low:high], dtype=dtype, requirements=["C", "W"]) for one in self.channels]
+        placed = [place_slab(one, self.placement, grid, device) for one, grid in zip(cut, self.grids, strict=True)]
+        return placed[0] if len(placed) == 1 else torch.stack(placed, dim=1)
 
 
 def labels_of_scores(scores: Tensor, placement: Placement) -> Tensor:

@@ -94,7 +94,7 @@ def resample(
 
     Args:
         images: (n, c, H, W) float32; not changed.
-        labels: (n, H, W) integers; not changed.
+        labels: (n, H, W) integers; not changed. Or (n, D, H, W).
         matrices: (n, 2, 3) of :func:`draw_affines`.
         moved: (n) bool, the chosen slices; at least one.
         field: (n, 2, H, W) displacements (x, y) in pixels of the input, added to where the matrices point.
@@ -112,6 +112,7 @@ def resample(
     moved_images = functional.grid_sample(source - lowest, grid, mode="bilinear", align_corners=False) + lowest
     # float32 holds 24 bits.
     exact = torch.float64 if overlapping and labels.dtype == torch.int32 else torch.float32
-    indices = labels[chosen][:, None].to(exact)
-    moved_labels = functional.grid_sample(indices, grid.to(exact), mode="nearest", align_corners=False)[:, 0]
+    own = labels[chosen]
+    indices = own.view(len(own), -1, *own.shape[-2:]).to(exact)
+    moved_labels = functional.grid_sample(indices, grid.to(exact), mode="nearest", align_corners=False).view_as(own)
     return images.index_copy(0, chosen, moved_images), labels.index_copy(0, chosen, moved_labels.to(labels.dtype))

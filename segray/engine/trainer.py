@@ -22,7 +22,7 @@ from segray.config import Config
 from segray.engine.draws import step_seed
 from segray.engine.inputs import network_inputs
 from segray.engine.optimisers import WeightAverage, build_optimiser
-from segray.engine.precision import autocast, resolve_precision
+from segray.engine.precision import autocast, channels_last, resolve_precision
 from segray.engine.schedule import learning_rate
 from segray.errors import SegrayError
 from segray.nets.deep_supervision import supervised_loss
@@ -39,7 +39,8 @@ class Batch:
 
     Attributes:
         images: (n, H, W) or (n, c, H, W) int16 or float32, voxel values as the shards hold them.
-        labels: (n, H, W) uint8 or int32 channel indices, or bit fields.
+        labels: (n, H, W) uint8 or int32 channel indices, or bit fields; of 3D patches (n, D, H, W), and then the images
+            are (n, D * c, H, W), of each slice all channels together.
         mean: (n) or (n, c) float32, mean of each slice's case.
         sd: (n) or (n, c) float32, standard deviation of each slice's case.
         case_ids: n case ids.
@@ -52,6 +53,11 @@ class Batch:
     sd: Tensor
     case_ids: tuple[str, ...]
     known: Tensor | None = None
+
+    @property
+    def slices(self) -> int:
+        """Slices, in 3D those of all patches."""
+        return self.labels.shape[:-2].numel()
 
     @classmethod
     def from_arrays(
@@ -136,7 +142,8 @@ class Trainer:
         """
         self.config, self.normalisation, self.rank, self.overlapping = config, normalisation, rank, overlapping
         self.device = torch.device(device)
-        self.network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._format = channels_last(3 if config.net.patch else 2)
+        self.network = network.to(self.device).to(memory_format=self._format)  # type: ignore[call-overload]
         self.model = wrap(self.network) if wrap is not None else self.network
         self._optimiser = build_optimiser(self.network, config.optim, self.device)
         self._objective = Objective(config.loss, structures, overlapping=overlapping)
@@ -182,7 +189,7 @@ class Trainer:
         # One transfer a step: everything that the host wants to know comes in a single tensor.
         loss, dice, entropy, size = torch.stack((parts.total.detach(), parts.dice, parts.cross_entropy, norm)).tolist()
         skipped = self._update(finite=math.isfinite(size), loss_finite=math.isfinite(loss)) if update else ()
-        return StepResult(loss, dice, entropy, size, lr, len(images), skipped)
+        return StepResult(loss, dice, entropy, size, lr, batch.slices, skipped)
 
     @property
     def trained(self) -> nn.Module:
@@ -251,13 +258,13 @@ class Trainer:
         if self._has_dropout:
             # Dropout draws from torch's global generator; a resumed run must draw the same.
             torch.manual_seed(step_seed(self.config.seed + 1, epoch, self.rank, step))
-        return images.contiguous(memory_format=torch.channels_last), labels
+        return images.contiguous(memory_format=self._format), labels
 
     def _forward(self, images: Tensor, labels: Tensor, known: Tensor | None) -> LossParts:
         with autocast(self.device, self.precision):
             logits = self.model(images)
         loss = partial(self._objective, known=known)
-        return supervised_loss(loss, logits, labels) if isinstance(logits, tuple) else loss(logits, labels)
+        return supervised_loss(loss, logits if isinstance(logits, tuple) else (logits,), labels)
 
     def _restore_statistics(self, before: Tensor | None) -> None:
         if before is None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
 from segray.config import Precision
 from segray.engine.precision import autocast, resolve_precision
 from segray.engine.trainer import Batch
+from segray.engine.windows import volume_logits
 from segray.nets.normalise import Normalisation
 from segray.nets.sigmoid_loss import bits_of
+
+Patch = tuple[int, int, int]
 
 
 def count_batch(logits: Tensor, labels: Tensor, case_index: Tensor, counts: Tensor) -> None:
@@ -78,11 +83,43 @@ class Validator:
     @torch.inference_mode()
     def masks(self, batch: Batch) -> Tensor:
         """(n, H, W) int64: the predicted channel index of every pixel, or the bit field of the structures there."""
-        logits = self._logits(batch)
+        return self._masks_of(self._logits(batch))
+
+    def _masks_of(self, logits: Tensor) -> Tensor:
         if self._count is count_batch:
             return logits.argmax(1)
         weights = 2 ** torch.arange(logits.shape[1], device=logits.device)
         return ((logits > 0) * weights[:, None, None]).sum(1)
+
+    @torch.inference_mode()
+    def add_case(self, batch: Batch, patch: Patch, number: int, counts: Tensor) -> None:
+        """Predict all slices of one case, in their order, by overlapping patches, and add them to row ``number``."""
+        start = 0
+        for logits in self._volume_logits(batch, patch):
+            labels = batch.labels[start : start + len(logits)]
+            which = torch.full((len(logits),), number, device=self._device)
+            self._count(logits, labels, which, counts)
+            start += len(logits)
+
+    @torch.inference_mode()
+    def case_masks(self, batch: Batch, patch: Patch) -> Tensor:
+        """As :meth:`masks`, of neighbouring slices of one case by a 3D net."""
+        return torch.cat([self._masks_of(logits) for logits in self._volume_logits(batch, patch)])
+
+    def _volume_logits(self, batch: Batch, patch: Patch) -> Iterator[Tensor]:
+        self._network.eval()
+
+        def read(start: int, stop: int) -> Tensor:
+            here = slice(start, stop)
+            return self._normalisation.apply(batch.images[here], batch.mean[here], batch.sd[here]).transpose(0, 1)
+
+        def forward(patches: Tensor) -> Tensor:
+            with autocast(self._device, self._precision):
+                logits: Tensor = self._network(patches.contiguous(memory_format=torch.channels_last_3d))
+            return logits
+
+        depth, height, width = batch.labels.shape
+        return volume_logits(forward, read, (depth, height, width), patch)
 
     def _logits(self, batch: Batch) -> Tensor:
         self._network.eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,7 +30,8 @@ class NetCost:
             backward pass needs, and the loss. Buffers of the libraries and the batches on their way come on top.
         height: rows of the slice.
         width: columns of the slice.
-        batch: slices a step.
+        batch: slices, in 3D patches, a step.
+        depth: slices of a patch; 0 in 2D.
     """
 
     parameters: int
@@ -38,6 +40,7 @@ class NetCost:
     height: int
     width: int
     batch: int
+    depth: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -45,21 +48,23 @@ class NetCost:
 
     def __str__(self) -> str:
         """One line for a log or a terminal."""
+        patch = f" in patches of {self.depth}" if self.depth else ""
         return (
             f"{self.parameters / 1e6:.2f} million parameters, {self.flops_per_slice / 1e9:.2f} GFLOPs a slice of "
-            f"{self.height} x {self.width}, about {self.training_bytes / GIB:.2f} GiB to train on {self.batch} at once"
+            f"{self.height} x {self.width}{patch}, about {self.training_bytes / GIB:.2f} GiB to train on {self.batch} "
+            "at once"
         )
 
 
 def net_cost(
-    net: nn.Module, in_channels: int, canvas: tuple[int, int], *, batch: int, bf16: bool = False, momenta: int = 2
+    net: nn.Module, in_channels: int, canvas: Sequence[int], *, batch: int, bf16: bool = False, momenta: int = 2
 ) -> NetCost:
     """The cost of a net; the net itself is not changed and nothing is computed.
 
     Args:
         net: (n, C, H, W) -> logits, or in training a tuple of them.
         in_channels: C.
-        canvas: (H, W) of a slice.
+        canvas: (H, W) of a slice, or (D, H, W) of a patch.
         batch: slices a training step.
         bf16: activations are kept in bfloat16 (autocast), which halves them.
         momenta: tensors that the optimiser keeps for each parameter: AdamW and RMSprop with momentum 2, SGD 1, a
@@ -72,7 +77,9 @@ def net_cost(
     saved, logits = _saved_bytes(ghost.train(), torch.empty(batch, in_channels, *canvas, device="meta"))
     state = 4 * parameters * (2 + momenta)
     activations = saved // 2 if bf16 else saved
-    return NetCost(parameters, counter.get_total_flops(), state + activations + LOSS_TENSORS * logits, *canvas, batch)
+    *deep, height, width = canvas
+    depth, needed = sum(deep), state + activations + LOSS_TENSORS * logits
+    return NetCost(parameters, counter.get_total_flops() // max(depth, 1), needed, height, width, batch, depth)
 
 
 def _saved_bytes(net: nn.Module, images: Tensor) -> tuple[int, int]:

@@ -22,12 +22,14 @@ def supervised_loss(loss: Loss, outputs: Sequence[Tensor], labels: Tensor) -> Lo
 
     Args:
         loss: the loss of one level.
-        outputs: logits (n, L, H / 2^k, W / 2^k) for k = 0, 1, 2 ...
-        labels: (n, H, W) channel indices or bit fields; a lower level sees every 2^k-th pixel, which is their nearest
-            neighbour and keeps both kinds what they are.
+        outputs: logits (n, L, H / 2^k, W / 2^k) for k = 0, 1, 2 ...; of a 3D net (n, L, D / d, H / 2^k, W / 2^k).
+        labels: (n, H, W) or (n, D, H, W) channel indices or bit fields; a lower level sees every 2^k-th pixel, which is
+            their nearest neighbour and keeps both kinds what they are.
     """
+    if len(outputs) == 1:
+        return loss(*_as_slices(outputs[0], labels))
     weights = level_weights(len(outputs))
-    parts = [loss(logits, labels[:, :: 2**level, :: 2**level].contiguous()) for level, logits in enumerate(outputs)]
+    parts = [loss(*_as_slices(logits, _thinned(labels, logits))) for logits in outputs]
 
     def weighted(terms: Sequence[Tensor]) -> Tensor:
         first, *rest = [weight * term for weight, term in zip(weights, terms, strict=True)]
@@ -39,3 +41,15 @@ def supervised_loss(loss: Loss, outputs: Sequence[Tensor], labels: Tensor) -> Lo
         weighted([part.cross_entropy for part in parts]),
         {name: weighted([part.more[name] for part in parts]) for name in parts[0].more},
     )
+
+
+def _thinned(labels: Tensor, logits: Tensor) -> Tensor:
+    """The labels at the resolution of the logits."""
+    for axis, (many, few) in enumerate(zip(labels.shape[1:], logits.shape[2:], strict=True), start=1):
+        labels = labels[(slice(None),) * axis + (slice(None, None, many // few),)]
+    return labels.contiguous()
+
+
+def _as_slices(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Patches as slices of D * H rows: a loss counts voxels, wherever they lie. Nothing is copied."""
+    return (logits.flatten(2, 3), labels.flatten(1, 2)) if labels.ndim == 4 else (logits, labels)

@@ -1,4 +1,4 @@
-"""The 2D U-Net (Ronneberger et al. 2015, with normalisation after each convolution as nnU-Net has it).
+"""The U-Net (Ronneberger et al. 2015, with normalisation after each convolution as nnU-Net has it), in 2D and 3D.
 
 By config its encoder is residual (ResEnc of Isensee et al. 2024, "nnU-Net Revisited"), its skips pass attention gates
 (Oktay et al. 2018, "Attention U-Net") and its lower decoder levels have heads of their own (deep supervision).
@@ -7,8 +7,10 @@ By config its encoder is residual (ResEnc of Isensee et al. 2024, "nnU-Net Revis
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as functional
@@ -31,25 +33,61 @@ GROUPS = 8
 RESIDUAL_BLOCKS = (1, 3, 4, 6, 6, 6, 6, 6)
 """Residual blocks a level, from full resolution down: the ResEnc presets of nnU-Net."""
 
+CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
+CONV_UP: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+AVERAGE: dict[int, Any] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+DROPOUT: dict[int, Any] = {2: nn.Dropout2d, 3: nn.Dropout3d}
+BATCH_NORM: dict[int, Any] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+INSTANCE_NORM: dict[int, Any] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+LINEAR = {2: "bilinear", 3: "trilinear"}
+
+Sides = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Space:
+    """The axes that a net convolves over.
+
+    Attributes:
+        axes: 2: (y, x), or 3: (z, y, x).
+        flat_levels: levels, from full resolution down, that look in-plane only and are not halved along z, as nnU-Net
+            does where slices are thicker than pixels are wide (Isensee et al. 2021, supplementary note 2).
+    """
+
+    axes: int = 2
+    flat_levels: int = 0
+
+    def kernel(self, side: int, level: int) -> Sides:
+        """The kernel of a level's convolutions."""
+        return self._deep(1 if level < self.flat_levels else side, side)
+
+    def stride(self, level: int) -> Sides:
+        """The step from the level above to this one."""
+        if level == 0:
+            return self._deep(1, 1)
+        return self._deep(1 if level <= self.flat_levels else 2, 2)
+
+    def _deep(self, z: int, yx: int) -> Sides:
+        return (z, yx, yx) if self.axes == 3 else (yx, yx)
+
 
 class ConvUnit(nn.Module):
-    """A convolution, its norm and activation (None: none): (n, C, H, W) -> (n, K, H / stride, W / stride)."""
+    """A convolution, its norm and activation (None: none): (n, C, [D], H, W) -> (n, K, ...), each side over its stride.
 
-    conv: nn.Conv2d
+    ``kernel`` and ``stride`` have a number an axis, and so say whether it is 2D or 3D.
+    """
+
+    conv: nn.Conv2d | nn.Conv3d
     norm: nn.Module
 
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        norm: Norm,
-        activation: Activation | None,
-        stride: int = 1,
-        kernel: int = 3,
+        self, inputs: int, outputs: int, norm: Norm, activation: Activation | None, kernel: Sides, stride: Sides = ()
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=norm == "none")
-        self.norm = _norm(norm, outputs)
+        around = tuple(side // 2 for side in kernel)
+        steps = stride or (1,) * len(kernel)
+        self.conv = CONV[len(kernel)](inputs, outputs, kernel, stride=steps, padding=around, bias=norm == "none")
+        self.norm = _norm(norm, outputs, len(kernel))
         self.activation = _activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,30 +105,35 @@ class Stage(nn.Sequential):
         outputs: int,
         norm: Norm,
         activation: Activation,
+        kernel: Sides,
+        *,
         dropout: float = 0.0,
-        stride: int = 1,
+        stride: Sides = (),
         between: int = 0,
     ) -> None:
         units: list[nn.Module] = [
-            ConvUnit(inputs, between or outputs, norm, activation, stride),
-            ConvUnit(between or outputs, outputs, norm, activation),
+            ConvUnit(inputs, between or outputs, norm, activation, kernel, stride),
+            ConvUnit(between or outputs, outputs, norm, activation, kernel),
         ]
-        super().__init__(*units, *([nn.Dropout2d(dropout)] if dropout > 0 else []))
+        super().__init__(*units, *_dropped(dropout, kernel))
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut: (n, C, H, W) -> (n, K, H / stride, W / stride).
+    """Two convolutions beside a shortcut: (n, C, [D], H, W) -> (n, K, ...), each side over its stride.
 
-    The shortcut halves by averaging and changes channels by a 1x1 convolution with norm (ResNet-D, He et al. 2019),
-    as in nnU-Net's residual encoder.
+    The shortcut halves by averaging and changes channels by a convolution of one voxel with norm (ResNet-D, He et al.
+    2019), as in nnU-Net's residual encoder.
     """
 
-    def __init__(self, inputs: int, outputs: int, norm: Norm, activation: Activation, stride: int = 1) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, norm: Norm, activation: Activation, kernel: Sides, stride: Sides = ()
+    ) -> None:
         super().__init__()
-        self.first = ConvUnit(inputs, outputs, norm, activation, stride)
-        self.second = ConvUnit(outputs, outputs, norm, None)
-        self.average = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
-        self.project = ConvUnit(inputs, outputs, norm, None, kernel=1) if inputs != outputs else nn.Identity()
+        single = (1,) * len(kernel)
+        self.first = ConvUnit(inputs, outputs, norm, activation, kernel, stride)
+        self.second = ConvUnit(outputs, outputs, norm, None, kernel)
+        self.average = AVERAGE[len(kernel)](stride) if math.prod(stride) > 1 else nn.Identity()
+        self.project = ConvUnit(inputs, outputs, norm, None, single) if inputs != outputs else nn.Identity()
         self.activation = _activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -108,28 +151,30 @@ class ResidualStage(nn.Sequential):
         outputs: int,
         norm: Norm,
         activation: Activation,
+        kernel: Sides,
         count: int,
+        *,
         dropout: float = 0.0,
-        stride: int = 1,
+        stride: Sides = (),
     ) -> None:
-        blocks: list[nn.Module] = [ResidualBlock(inputs, outputs, norm, activation, stride)]
-        blocks += [ResidualBlock(outputs, outputs, norm, activation) for _ in range(count - 1)]
-        super().__init__(*blocks, *([nn.Dropout2d(dropout)] if dropout > 0 else []))
+        blocks: list[nn.Module] = [ResidualBlock(inputs, outputs, norm, activation, kernel, stride)]
+        blocks += [ResidualBlock(outputs, outputs, norm, activation, kernel) for _ in range(count - 1)]
+        super().__init__(*blocks, *_dropped(dropout, kernel))
 
 
 class AttentionGate(nn.Module):
-    """A skip weighted by what the decoder knows: skip (n, C, H, W) and gate (n, K, H, W) -> (n, C, H, W).
+    """A skip weighted by what the decoder knows: skip (n, C, ...) and gate (n, K, ...) -> (n, C, ...).
 
     Additive attention, Oktay et al. 2018, equation 1: skip * sigmoid(psi(relu(W_x skip + W_g gate))). The gate is
     the decoder's upsampled signal, so that both have one resolution.
     """
 
-    def __init__(self, channels: int, gate: int, norm: Norm) -> None:
+    def __init__(self, channels: int, gate: int, norm: Norm, axes: int = 2) -> None:
         super().__init__()
-        inner = max(channels // 2, 1)
-        self.of_skip = ConvUnit(channels, inner, norm, None, kernel=1)
-        self.of_gate = ConvUnit(gate, inner, norm, None, kernel=1)
-        self.psi = nn.Conv2d(inner, 1, 1)
+        inner, single = max(channels // 2, 1), (1,) * axes
+        self.of_skip = ConvUnit(channels, inner, norm, None, single)
+        self.of_gate = ConvUnit(gate, inner, norm, None, single)
+        self.psi = CONV[axes](inner, 1, 1)
 
     def forward(self, skip: Tensor, gate: Tensor) -> Tensor:
         """The skip, each pixel times its weight in (0, 1)."""
@@ -138,7 +183,9 @@ class AttentionGate(nn.Module):
 
 
 class UNet(nn.Module):
-    """A 2D U-Net: (n, C, H, W) -> logits (n, L, H, W), for H and W that are multiples of :attr:`stride`.
+    """A U-Net: (n, C, H, W) -> logits (n, L, H, W), for H and W that are multiples of :attr:`stride`.
+
+    In 3D (n, C, D, H, W) -> (n, L, D, H, W), for D that is a multiple of :attr:`depth_stride`.
 
     With deep supervision the output in training mode is a tuple: the logits at full resolution, at half of it and so
     on, for all decoder levels but the lowest (which nnU-Net weighs with 0). In inference mode it is the first alone.
@@ -147,6 +194,7 @@ class UNet(nn.Module):
         in_channels: C.
         out_channels: L, background included.
         features: channels a level, from full resolution down.
+        space: the axes.
     """
 
     def __init__(
@@ -163,11 +211,13 @@ class UNet(nn.Module):
         blocks: Blocks = "plain",
         attention: bool = False,
         deep_supervision: bool = False,
+        space: Space = Space(),
     ) -> None:
         super().__init__()
         if len(features) < 2:
             raise UsageError(f"A U-Net needs two levels or more; net.features is {list(features)}.")
         self.in_channels, self.out_channels, self.features = in_channels, out_channels, tuple(features)
+        self.space, conv = space, CONV[space.axes]
         drops = [dropout if level >= len(features) - 2 else 0.0 for level in range(len(features))]
         levels = range(len(features) - 2, -1, -1)
         bare = upsampling == "interpolated"
@@ -177,21 +227,33 @@ class UNet(nn.Module):
         below = [*decoded[1:], encoded[-1]]
         raised = below if bare else list(features[:-1])
         if blocks == "residual":
-            self.encoder = _residual_encoder(in_channels, encoded, norm, activation, drops)
+            self.encoder = _residual_encoder(in_channels, encoded, norm, activation, drops, space)
         else:
-            self.encoder = _plain_encoder(in_channels, encoded, norm, activation, drops, down)
-        self.pool = nn.MaxPool2d(2) if down == "pool" and blocks == "plain" else nn.Identity()
-        self.up = nn.ModuleList(_up(upsampling, below[level], raised[level]) for level in levels)
-        self.gates = nn.ModuleList(AttentionGate(features[level], raised[level], norm) for level in levels if attention)
+            self.encoder = _plain_encoder(in_channels, encoded, norm, activation, drops, down, space)
+        self._pools = down == "pool" and blocks == "plain"
+        self.up = nn.ModuleList(
+            _up(upsampling, below[level], raised[level], space.stride(level + 1)) for level in levels
+        )
+        self.gates = nn.ModuleList(
+            AttentionGate(features[level], raised[level], norm, space.axes) for level in levels if attention
+        )
         self.decoder = nn.ModuleList(
-            _decoder_stage(features[level] + raised[level], decoded[level], norm, activation, drops[level], bare)
+            Stage(
+                features[level] + raised[level],
+                decoded[level],
+                norm,
+                activation,
+                space.kernel(3, level),
+                dropout=drops[level],
+                between=_half(features[level] + raised[level]) if bare else 0,
+            )
             for level in levels
         )
-        self.head = nn.Conv2d(decoded[0], out_channels, 1)
+        self.head = conv(decoded[0], out_channels, 1)
         supervised = range(1, len(features) - 2) if deep_supervision else range(0)
         if deep_supervision and not supervised:
             raise UsageError(f"net.deep_supervision needs four levels or more; net.features is {list(features)}.")
-        self.lower_heads = nn.ModuleList(nn.Conv2d(decoded[level], out_channels, 1) for level in supervised)
+        self.lower_heads = nn.ModuleList(conv(decoded[level], out_channels, 1) for level in supervised)
         self.apply(_initialise)
 
     @property
@@ -199,13 +261,18 @@ class UNet(nn.Module):
         """The sides of an input must be multiples of this: 2 ** (levels - 1)."""
         return int(2 ** (len(self.features) - 1))
 
+    @property
+    def depth_stride(self) -> int:
+        """Of a 3D net the depth of an input must be a multiple of this: 2 ** (levels - 1 - flat levels)."""
+        return int(2 ** max(len(self.features) - 1 - self.space.flat_levels, 0))
+
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """(n, C, H, W) to logits (n, L, H, W), or in training with deep supervision to a tuple, finest first."""
+        """(n, C, [D], H, W) to logits (n, L, [D], H, W); in training with deep supervision to a tuple, finest first."""
         skips: list[Tensor] = []
         for level, stage in enumerate(self.encoder):
             if level:
                 skips.append(x)
-                x = self.pool(x)
+                x = self._pooled(x, level)
             x = stage(x)
         decoded: list[Tensor] = []
         for number, (up, stage) in enumerate(zip(self.up, self.decoder, strict=True)):
@@ -220,11 +287,18 @@ class UNet(nn.Module):
         lower = zip(self.lower_heads, reversed(decoded[:-1]), strict=False)
         return (logits, *(head(features) for head, features in lower))
 
+    def _pooled(self, x: Tensor, level: int) -> Tensor:
+        if not self._pools:
+            return x
+        pool = functional.max_pool3d if self.space.axes == 3 else functional.max_pool2d
+        return pool(x, self.space.stride(level))
+
 
 def build_net(config: NetConfig, in_channels: int, out_channels: int) -> UNet:
     """The U-Net of a config: (n, in_channels, H, W) -> logits (n, out_channels, H, W).
 
-    With neighbours the input is (n, (2 * neighbours + 1) * in_channels, H, W), the slices from the lowest z up.
+    With neighbours the input is (n, (2 * neighbours + 1) * in_channels, H, W), the slices from the lowest z up. With
+    a patch the net is 3D: (n, in_channels, D, H, W) -> (n, out_channels, D, H, W).
     """
     return UNet(
         (2 * config.neighbours + 1) * in_channels,
@@ -237,6 +311,7 @@ def build_net(config: NetConfig, in_channels: int, out_channels: int) -> UNet:
         blocks=config.blocks,
         attention=config.attention,
         deep_supervision=config.deep_supervision,
+        space=Space(3, config.flat_levels) if config.patch else Space(),
     )
 
 
@@ -247,32 +322,53 @@ def fold_batch_norm(net: UNet) -> UNet:
     """
     folded = copy.deepcopy(net).eval()
     for unit in folded.modules():
-        if isinstance(unit, ConvUnit) and isinstance(unit.norm, nn.BatchNorm2d):
+        if isinstance(unit, ConvUnit) and isinstance(unit.norm, nn.BatchNorm2d | nn.BatchNorm3d):
             unit.conv = fuse_conv_bn_eval(unit.conv, unit.norm)
             unit.norm = nn.Identity()
     return folded.requires_grad_(False)
 
 
 def _plain_encoder(
-    in_channels: int, features: Sequence[int], norm: Norm, activation: Activation, drops: Sequence[float], down: Down
+    in_channels: int,
+    features: Sequence[int],
+    norm: Norm,
+    activation: Activation,
+    drops: Sequence[float],
+    down: Down,
+    space: Space,
 ) -> nn.ModuleList:
-    steps = [1 if level == 0 or down == "pool" else 2 for level in range(len(features))]
     inputs = [in_channels, *features[:-1]]
     return nn.ModuleList(
-        Stage(before, after, norm, activation, drop, step)
-        for before, after, drop, step in zip(inputs, features, drops, steps, strict=True)
+        Stage(
+            before,
+            after,
+            norm,
+            activation,
+            space.kernel(3, level),
+            dropout=drop,
+            stride=space.stride(level if down == "strided" else 0),
+        )
+        for level, (before, after, drop) in enumerate(zip(inputs, features, drops, strict=True))
     )
 
 
 def _residual_encoder(
-    in_channels: int, features: Sequence[int], norm: Norm, activation: Activation, drops: Sequence[float]
+    in_channels: int,
+    features: Sequence[int],
+    norm: Norm,
+    activation: Activation,
+    drops: Sequence[float],
+    space: Space,
 ) -> nn.ModuleList:
     """nnU-Net's: a stem, then stages of :data:`RESIDUAL_BLOCKS` blocks, each but the first halving by its stride."""
     stages: list[nn.Module] = []
     for level, (after, drop) in enumerate(zip(features, drops, strict=True)):
-        before = features[max(level - 1, 0)]
-        stage = ResidualStage(before, after, norm, activation, RESIDUAL_BLOCKS[level], drop, stride=2 if level else 1)
-        stages.append(stage if level else nn.Sequential(ConvUnit(in_channels, after, norm, activation), stage))
+        before, kernel = features[max(level - 1, 0)], space.kernel(3, level)
+        stage = ResidualStage(
+            before, after, norm, activation, kernel, RESIDUAL_BLOCKS[level], dropout=drop, stride=space.stride(level)
+        )
+        stem = [] if level else [ConvUnit(in_channels, after, norm, activation, kernel)]
+        stages.append(nn.Sequential(*stem, stage) if stem else stage)
     return nn.ModuleList(stages)
 
 
@@ -280,19 +376,16 @@ def _half(channels: int) -> int:
     return max(channels // 2, 1)
 
 
-def _decoder_stage(
-    inputs: int, outputs: int, norm: Norm, activation: Activation, dropout: float, bare: bool
-) -> nn.Module:
-    return Stage(inputs, outputs, norm, activation, dropout, between=_half(inputs) if bare else 0)
+def _dropped(dropout: float, kernel: Sides) -> list[nn.Module]:
+    return [DROPOUT[len(kernel)](dropout)] if dropout > 0 else []
 
 
-def _norm(norm: Norm, channels: int) -> nn.Module:
+def _norm(norm: Norm, channels: int, axes: int) -> nn.Module:
     if norm == "none":
         return nn.Identity()
-    if norm == "batch":
-        return nn.BatchNorm2d(channels)
-    if norm == "instance":
-        return nn.InstanceNorm2d(channels, affine=True)
+    if norm in ("batch", "instance"):
+        made: nn.Module = BATCH_NORM[axes](channels) if norm == "batch" else INSTANCE_NORM[axes](channels, affine=True)
+        return made
     return nn.GroupNorm(GROUPS if channels % GROUPS == 0 else 1, channels)
 
 
@@ -306,19 +399,22 @@ def _activation(activation: Activation | None) -> nn.Module:
     return nn.SiLU(inplace=True)
 
 
-def _up(upsampling: Upsampling, inputs: int, outputs: int) -> nn.Module:
+def _up(upsampling: Upsampling, inputs: int, outputs: int, steps: Sides) -> nn.Module:
+    axes = len(steps)
     if upsampling == "transposed":
-        return nn.ConvTranspose2d(inputs, outputs, 2, stride=2)
+        raised: nn.Module = CONV_UP[axes](inputs, outputs, steps, stride=steps)
+        return raised
+    factors = tuple(float(step) for step in steps)
     if upsampling == "interpolated":
-        return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
-    # The 1x1 convolution first: it and the upsampling commute, and so it runs on a quarter of the pixels.
+        return nn.Upsample(scale_factor=factors, mode=LINEAR[axes], align_corners=True)
+    # The convolution first: it and the upsampling commute, and so it runs on a fraction of the pixels.
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 1), nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+        CONV[axes](inputs, outputs, 1), nn.Upsample(scale_factor=factors, mode=LINEAR[axes], align_corners=False)
     )
 
 
 def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+    if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
         nn.init.kaiming_normal_(module.weight, a=0.01)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import TypeVar
 
+import numpy as np
 import pyarrow as pa
 
 from segray.config import Config
@@ -18,6 +19,15 @@ from segray.pipelines.stream import LIVE_TASK_BYTES, VISITS_A_PASS, Span, spans_
 from segray.shards.index import SliceIndex, Visit
 from segray.shards.order import batch_sizes, epoch_slices, plan_epoch, split_visits, steps_of_epoch
 from segray.shards.reader import CompressedSlice, Mixer, SliceBatch, decode_batch, slices_of
+from segray.shards.stacks import (
+    CompressedStack,
+    PatchCutter,
+    decode_stacks,
+    plan_stacks,
+    split_stacks,
+    stacks_of,
+    stacks_of_epoch,
+)
 
 BATCHES_AHEAD = 3
 
@@ -26,7 +36,10 @@ Item = TypeVar("Item")
 
 def steps_a_worker(index: SliceIndex, config: Config, world: int) -> int:
     """Steps of an epoch, the same for every worker."""
-    return steps_of_epoch(epoch_slices(index, config.sampling), config.train.batch_size, world)
+    count = epoch_slices(index, config.sampling)
+    if config.net.patch:
+        count = stacks_of_epoch(index, config.sampling, config.net.patch[0])
+    return steps_of_epoch(count, config.train.batch_size, world)
 
 
 class EpochFeed:
@@ -51,7 +64,9 @@ class EpochFeed:
         self._bytes_a_row = (2 * index.beside + 1) * index.pixel_bytes / max(index.part.size, 1)
         self._next = done + 1
         self._counts: list[int] = []
+        self._depth = config.net.patch[0] if config.net.patch else 0
         self._rows: Iterator[CompressedSlice] = iter(())
+        self._stacks: Iterator[CompressedStack] = iter(())
         self._tables: Generator[pa.Table, None, None] | None = None
 
     def epoch(self, epoch: int) -> Iterator[SliceBatch]:
@@ -62,19 +77,32 @@ class EpochFeed:
             raise ValueError(f"epoch {epoch} was asked for, {self._next} is next")
         self._next += 1
         count = self._counts.pop(0)
-        mixer = Mixer(self._config.train.mix_mib * MIB, (self._config.seed, epoch, self._rank))
-        mixed = mixer.mix(take(self._rows, count))
-        threads = self._config.train.decode_threads
-        groups = (list(take(mixed, size)) for size in batch_sizes(count, self._steps))
-        yield from ahead((decode_batch(group, threads) for group in groups), BATCHES_AHEAD)
+        sizes = batch_sizes(count, self._steps)
+        yield from ahead(self._patches(epoch, sizes) if self._depth else self._slices(epoch, sizes), BATCHES_AHEAD)
+
+    def _slices(self, epoch: int, sizes: Sequence[int]) -> Iterator[SliceBatch]:
+        mixer = Mixer[CompressedSlice](self._config.train.mix_mib * MIB, (self._config.seed, epoch, self._rank))
+        mixed = mixer.mix(take(self._rows, sum(sizes)))
+        for size in sizes:
+            yield decode_batch(list(take(mixed, size)), self._config.train.decode_threads)
+
+    def _patches(self, epoch: int, sizes: Sequence[int]) -> Iterator[SliceBatch]:
+        config, seed = self._config, (self._config.seed, epoch, self._rank)
+        if config.net.patch is None:
+            raise ValueError("a net without a patch takes slices")
+        mixer = Mixer[CompressedStack](config.train.mix_mib * MIB, seed)
+        mixed = mixer.mix(take(self._stacks, sum(sizes)))
+        cutter = PatchCutter(config.net.patch[1:], config.sampling.foreground_share, np.random.default_rng([*seed, 1]))
+        for size in sizes:
+            yield decode_stacks(list(take(mixed, size)), config.train.decode_threads, cutter)
 
     def _begin_pass(self) -> None:
         visits: list[Visit] = []
         epoch = self._next
         while epoch <= self._config.train.epochs and (not visits or len(visits) < VISITS_A_PASS):
-            mine = split_visits(self._plan(epoch), self._rank, self._world)
+            mine, count = self._mine(epoch)
             visits += mine
-            self._counts.append(sum(len(visit.rows) for visit in mine))
+            self._counts.append(count)
             epoch += 1
         self.close()
         self._tables = stream_tables(
@@ -85,6 +113,17 @@ class EpochFeed:
             memory=memory_at_most(max(part.memory for part in self._index.parts)),
         )
         self._rows = _rows_of(self._tables)
+        self._stacks = stacks_of(self._rows, self._depth)
+
+    def _mine(self, epoch: int) -> tuple[Sequence[Visit], int]:
+        """This worker's visits of an epoch, and the slices, or stacks, that they bring."""
+        config = self._config
+        if not self._depth:
+            mine = split_visits(self._plan(epoch), self._rank, self._world)
+            return mine, sum(len(visit.rows) for visit in mine)
+        whole = plan_stacks(self._index, config.sampling, self._depth, config.seed, epoch, together=self._index.hollow)
+        stacks = split_stacks(whole, self._rank, self._world)
+        return [visit for stack in stacks for visit in stack], len(stacks)
 
     def _plan(self, epoch: int) -> list[Visit]:
         config = self._config

@@ -17,6 +17,7 @@ from segray.pipelines.live import visit_reader
 from segray.pipelines.run_folder import STEPS, RunFolder
 from segray.shards.index import SliceIndex
 from segray.shards.reader import SliceBatch, iterate_batches
+from segray.shards.stacks import stack_around
 from segray.tracking.tracker import Start
 from segray.tracking.trackers import Trackers
 
@@ -66,7 +67,10 @@ class RunTracking:
         def draw() -> dict[str, NDArray[np.uint8]]:
             if self._shown is None:
                 self._shown = read_shown(folder, index)
-            predicted = _masks(self._shown, trainer)
+            if trainer.config.net.patch:
+                predicted = _masks_of_stacks(folder, index, trainer, trainer.config.net.patch)
+            else:
+                predicted = _masks(self._shown, trainer)
             beside = trainer.config.net.neighbours
             return draw_slices(self._shown, predicted, self._structures, overlapping=trainer.overlapping, beside=beside)
 
@@ -122,12 +126,29 @@ def read_shown(folder: str, index: SliceIndex) -> SliceBatch:
     return next(iterate_batches(folder, index.visits(slices), len(slices), read=visit_reader(index)))
 
 
+def _masks_of_stacks(folder: str, index: SliceIndex, trainer: Trainer, patch: tuple[int, int, int]) -> NDArray[Any]:
+    """The masks of the shown slices by a 3D net that sees as many slices around each as a patch has."""
+    found = []
+    for number in shown_slices(index, SHOWN_SLICES).tolist():
+        visits = stack_around(index, number, patch[0])
+        stack = next(iterate_batches(folder, visits, patch[0], read=visit_reader(index)))
+        batch = Batch.from_arrays(
+            stack.images, stack.labels, stack.mean, stack.sd, stack.case_ids, device=trainer.device
+        )
+        masks = _validator(trainer).case_masks(batch, patch).cpu().numpy()
+        found.append(masks[int(np.flatnonzero(stack.z == index.z[number])[0])])
+    return np.stack(found)
+
+
+def _validator(trainer: Trainer) -> Validator:
+    precision = trainer.config.train.precision
+    return Validator(trainer.trained, trainer.normalisation, trainer.device, precision, overlapping=trainer.overlapping)
+
+
 def _masks(shown: SliceBatch, trainer: Trainer) -> NDArray[Any]:
     device = trainer.device
     batch = Batch.from_arrays(shown.images, shown.labels, shown.mean, shown.sd, shown.case_ids, device=device)
-    precision = trainer.config.train.precision
-    validator = Validator(trainer.trained, trainer.normalisation, device, precision, overlapping=trainer.overlapping)
-    masks: torch.Tensor = validator.masks(batch)
+    masks: torch.Tensor = _validator(trainer).masks(batch)
     return masks.cpu().numpy()
 
 

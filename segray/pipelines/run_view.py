@@ -106,9 +106,11 @@ class RunReader:
         self._steps: list[tuple[float, float]] = []
         self._steps_of = -1
         self._require_run()
-        train = (yaml.safe_load(storage.read_text(self._run.file(CONFIG))) or {}).get("train") or {}
+        settings = yaml.safe_load(storage.read_text(self._run.file(CONFIG))) or {}
+        train = settings.get("train") or {}
+        patch = (settings.get("net") or {}).get("patch") or [1]
         self._epochs, self._minutes = int(train.get("epochs", 0)), float(train.get("minutes", 0.0))
-        self._batch = int(train.get("batch_size", 1)) * int(train.get("workers", 1))
+        self._batch = int(train.get("batch_size", 1)) * int(train.get("workers", 1)) * int(patch[0])
 
     def _require_run(self) -> None:
         if self._run.exists and storage.names(self._run.path, "fold_0"):

@@ -210,11 +210,28 @@ def training_cost(config: Config, manifest: Manifest, *, on_gpu: bool) -> NetCos
     return net_cost(
         net,
         net.in_channels,
-        manifest.grid.size,
+        patch_of(config, manifest) if config.net.patch else manifest.grid.size,
         batch=config.train.batch_size,
         bf16=precision != "float32",
         momenta=(1 if config.optim.name == "sgd" else 2) + (config.optim.average > 0),
     )
+
+
+def patch_of(config: Config, manifest: Manifest) -> tuple[int, ...]:
+    """(D, h, w) of the patches that a training cuts; in-plane they are no larger than the slices."""
+    deep, *plane = config.net.patch or (1, 0, 0)
+    return (deep, *(min(size or side, side) for size, side in zip(plane, manifest.grid.size, strict=True)))
+
+
+def _check_sides(config: Config, manifest: Manifest) -> None:
+    step = 2 ** (len(config.net.features) - 1)
+    height, width = patch_of(config, manifest)[1:]
+    if height % step or width % step:
+        raise UsageError(
+            f"The net halves its input {len(config.net.features) - 1} times, and {height} x {width} pixels are no "
+            f"multiples of {step}.",
+            mend=f"Ingest with ingest.grid.multiple={step}, or take fewer levels in net.features.",
+        )
 
 
 def idle_settings(config: Config, manifest: Manifest) -> list[str]:
@@ -228,8 +245,10 @@ def idle_settings(config: Config, manifest: Manifest) -> list[str]:
 
 
 def _check_names(config: Config) -> None:
-    """Raise UsageError where there are no shards, or the loss names a structure that they do not hold."""
-    known = training_manifest(config).label_map
+    """Raise UsageError where there are no shards, or the config does not fit them."""
+    manifest = training_manifest(config)
+    _check_sides(config, manifest)
+    known = manifest.label_map
     weights_of_labels(config.loss.class_weights, known.names, overlapping=known.overlapping)
 
 

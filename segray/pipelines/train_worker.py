@@ -44,7 +44,7 @@ from segray.pipelines.run_tracking import RunTracking
 from segray.shards.index import SliceIndex, load_index
 from segray.shards.known_labels import KnownLabels
 from segray.shards.manifest import Manifest
-from segray.shards.reader import iterate_batches
+from segray.shards.reader import SliceBatch, iterate_batches
 
 SCORE = "score"
 LOWER_IS_BETTER = ("train_loss",)
@@ -349,17 +349,14 @@ class _Session:
             self.trainer.precision,
             overlapping=self.label_map.overlapping,
         )
-        mine = self.index.visits_of(cases[self.rank :: self.world])
-        for arrays in iterate_batches(
-            self.folder,
-            mine,
-            2 * self.config.train.batch_size,
-            threads=self.config.train.decode_threads,
-            read=visit_reader(self.index),
-        ):
+        patch = self.config.net.patch
+        for arrays in self._held_out(cases[self.rank :: self.world]):
             batch = Batch.from_arrays(
                 arrays.images, arrays.labels, arrays.mean, arrays.sd, arrays.case_ids, device=self.device
             )
+            if patch:
+                validator.add_case(batch, patch, number[arrays.case_ids[0]], counts)
+                continue
             which = torch.tensor([number[case] for case in arrays.case_ids], device=self.device)
             validator.add(batch, which, counts)
         if self.world > 1:
@@ -369,6 +366,19 @@ class _Session:
         if self.known is not None:
             scores[~self.known.structures(cases)] = np.nan
         return scores
+
+    def _held_out(self, cases: list[str]) -> Iterator[SliceBatch]:
+        """The slices of held-out cases, in batches; where the net is 3D, a case a batch."""
+        sizes = {part.case_id: part.slices for part in self.index.parts}
+        runs = [[case] for case in cases] if self.config.net.patch else [cases]
+        for run in runs:
+            yield from iterate_batches(
+                self.folder,
+                self.index.visits_of(run),
+                sizes[run[0]] if self.config.net.patch else 2 * self.config.train.batch_size,
+                threads=self.config.train.decode_threads,
+                read=visit_reader(self.index),
+            )
 
     def _out_of_time(self, epoch_seconds: float) -> bool:
         minutes = self.config.train.minutes

@@ -29,7 +29,7 @@ def plan_epoch(
             files, it is read once. With one row group a case this is the same order.
     """
     rng = np.random.default_rng([seed, epoch])
-    slices = _chosen(index, sampling, rng)
+    slices = chosen_slices(index, sampling, rng)
     visits = index.visits(np.sort(slices))
     mixed = rng.permutation(len(visits)).tolist()
     if together:
@@ -44,13 +44,14 @@ def plan_epoch(
 
 def epoch_slices(index: SliceIndex, sampling: SamplingConfig) -> int:
     """Slices of an epoch over all workers. Raises UsageError where there are none."""
-    count = int(_chosen(index, sampling, np.random.default_rng(0)).size)
+    count = int(chosen_slices(index, sampling, np.random.default_rng(0)).size)
     if not count:
         raise UsageError("The shards hold no training slice.", mend="Lower ingest.split.validation and ingest again.")
     return count
 
 
-def _chosen(index: SliceIndex, sampling: SamplingConfig, rng: np.random.Generator) -> NDArray[np.int64]:
+def chosen_slices(index: SliceIndex, sampling: SamplingConfig, rng: np.random.Generator) -> NDArray[np.int64]:
+    """The training slices of an epoch as the sampler weighs them; as many in every epoch, in no order."""
     slices = index.slices_of("train")
     shown = index.foreground[slices] > 0
     if sampling.mode == "all" or not shown.any():

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -87,6 +87,7 @@ class SliceBatch:
         images: (n, H, W), or (n, c, H, W) with several channels; int16 (or uint8, uint16) where all slices have it,
             else float32; not normalised. With k slices beside each one (n, (k + 1) * c, H, W), from the lowest z up.
         labels: (n, H, W) channel indices, uint8 or uint16, or bit fields up to uint32; 0 where a slice has no labels.
+            Of 3D patches (n, D, H, W), beside images (n, D * c, H, W) (:mod:`segray.shards.stacks`).
         mean: (n,) float32, mean of the voxels of the slice's case; (n, c) with several channels.
         sd: as ``mean``.
         case_ids: n case ids.
@@ -219,8 +220,22 @@ def _views(column: pa.Array) -> list[Any]:
     return found
 
 
-class Mixer:
-    """A bounded buffer of compressed slices that gives them back in random order, fixed by the seed.
+class Compressed(Protocol):
+    """What can wait in a :class:`Mixer`: a slice or a stack of them."""
+
+    @property
+    def bytes(self) -> int:
+        """Compressed size."""
+
+    def own(self) -> Self:
+        """The same with bytes of its own."""
+
+
+Held = TypeVar("Held", bound=Compressed)
+
+
+class Mixer(Generic[Held]):
+    """A bounded buffer of compressed slices, or stacks, that gives them back in random order, fixed by the seed.
 
     Args:
         limit: bytes to hold; the larger, the better neighbours in a row group are torn apart.
@@ -230,10 +245,10 @@ class Mixer:
     def __init__(self, limit: int, seed: Sequence[int]) -> None:
         self._limit = limit
         self._rng = np.random.default_rng(list(seed))
-        self._held: list[CompressedSlice] = []
+        self._held: list[Held] = []
         self._bytes = 0
 
-    def mix(self, slices: Iterable[CompressedSlice]) -> Iterator[CompressedSlice]:
+    def mix(self, slices: Iterable[Held]) -> Iterator[Held]:
         """All of ``slices``, mixed."""
         for one in slices:
             self._held.append(one.own())
@@ -243,7 +258,7 @@ class Mixer:
         while self._held:
             yield self._pick()
 
-    def _pick(self) -> CompressedSlice:
+    def _pick(self) -> Held:
         number = int(self._rng.integers(len(self._held)))
         self._held[number], self._held[-1] = self._held[-1], self._held[number]
         picked = self._held.pop()
@@ -360,7 +375,7 @@ def iterate_batches(
     batch_size: int,
     *,
     threads: int = 1,
-    mixer: Mixer | None = None,
+    mixer: Mixer[CompressedSlice] | None = None,
     read: ReadVisit = read_visit,
 ) -> Iterator[SliceBatch]:
     """Batches of ``batch_size`` (the last may be smaller) in this process; the next row group is read meanwhile."""

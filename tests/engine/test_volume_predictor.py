@@ -1,0 +1,84 @@
+"""A 3D net in the Predictor: patches, ensembles with 2D nets, channels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from segray.case import LabelMap
+from segray.config import NetConfig, PredictConfig
+from segray.engine.predictor import Predictor
+from segray.grid import Grid
+from segray.nets.bundle import Bundle, load_bundle, save_bundle
+from segray.nets.normalise import Normalisation
+from segray.nets.unet import build_net
+
+EXACT = PredictConfig(precision="float32", gpu="no")
+SPACING = (2.0, 1.0, 1.0)
+
+
+def _bundle(folder: Path, patch: tuple[int, int, int] | None, *, seed: int = 0, channels: int = 1) -> Bundle:
+    torch.manual_seed(seed)
+    net = NetConfig(features=[4, 8, 8], patch=patch)
+    names = LabelMap({"a": 1, "b": 2})
+    network = build_net(net, channels, names.channels)
+    torch.nn.init.normal_(network.head.weight)
+    grid = Grid(mode="native", size=(32, 48), spacing=None, fill=-1000.0)
+    save_bundle(
+        str(folder), network, net=net, label_map=names, grid=grid, normalisation=Normalisation("window"),
+        in_channels=channels, channels=["t1", "t2"][: channels if channels > 1 else 0],
+    )  # fmt: skip
+    return load_bundle(str(folder))
+
+
+def _voxels(*shape: int) -> np.ndarray:  # type: ignore[type-arg]
+    return np.random.default_rng(0).integers(-1000, 1000, size=shape).astype(np.int16)
+
+
+def _logits(bundle: Bundle, voxels: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]
+    """(z, L, y, x) of a case that one patch holds."""
+    images = bundle.normalisation.apply(torch.from_numpy(voxels), torch.zeros(len(voxels)), torch.ones(len(voxels)))
+    with torch.inference_mode():
+        return bundle.network()(images.transpose(0, 1)[None])[0].transpose(0, 1)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_case_in_one_patch_is_one_forward_pass(tmp_path: Path, channels: int) -> None:
+    bundle = _bundle(tmp_path / "b", (8, 0, 0), channels=channels)
+    voxels = _voxels(8, *([2] if channels == 2 else []), 32, 48)
+    for batch_slices in (0, 1, 3):
+        found = Predictor(bundle, EXACT.model_copy(update={"batch_slices": batch_slices})).predict(voxels, SPACING)
+        assert np.array_equal(found, _logits(bundle, voxels).argmax(1).numpy())
+    assert len(np.unique(found)) > 1
+
+
+@pytest.mark.parametrize(("depth", "patch"), [(3, (8, 0, 0)), (21, (8, 0, 0)), (13, (4, 16, 16))])
+def test_all_slices_of_any_case_are_predicted(tmp_path: Path, depth: int, patch: tuple[int, int, int]) -> None:
+    bundle = _bundle(tmp_path / "b", patch)
+    voxels = _voxels(depth, 30, 40)
+    whole, slab = (
+        Predictor(bundle, EXACT.model_copy(update={"batch_slices": size})).predict(voxels, SPACING) for size in (0, 2)
+    )
+    assert whole.shape == voxels.shape
+    assert np.array_equal(whole, slab)
+    assert len(np.unique(whole)) > 1
+
+
+def test_a_3d_and_a_2d_net_average_their_probabilities(tmp_path: Path) -> None:
+    deep, flat = _bundle(tmp_path / "deep", (8, 0, 0)), _bundle(tmp_path / "flat", None, seed=1)
+    voxels = _voxels(8, 32, 48)
+    found = Predictor([deep, flat], EXACT).predict(voxels, SPACING)
+    images = flat.normalisation.apply(torch.from_numpy(voxels), torch.zeros(8), torch.ones(8))
+    with torch.inference_mode():
+        expected = (_logits(deep, voxels).softmax(1) + flat.network()(images).softmax(1)).argmax(1)
+    assert (found == expected.numpy()).mean() > 0.9999
+
+
+def test_the_same_case_has_the_same_mask_again(tmp_path: Path) -> None:
+    predictor = Predictor(_bundle(tmp_path / "b", (4, 16, 16)), EXACT)
+    predictor.warm_up()
+    voxels = _voxels(9, 32, 48)
+    assert np.array_equal(predictor.predict(voxels, SPACING), predictor.predict(voxels, SPACING))
