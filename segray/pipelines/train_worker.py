@@ -131,6 +131,7 @@ class _Session:
             overlapping=self.label_map.overlapping,
             structures=self.label_map.names,
         )
+        self.trainer.spare(self.run.history().get("spared") or {})
         self.known = KnownLabels.of_manifest(self.manifest) if config.loss.missing == "mask" else None
         self.position = Position()
         self.tracking: RunTracking | None = None
@@ -179,16 +180,21 @@ class _Session:
         """Epochs until the last, ``stop_after``, the time limit or the end of patience."""
         train = self.config.train
         feed = EpochFeed(self.folder, self.index, self.config, self.rank, self.world, self.position.epoch)
-        clock = time.monotonic() - self.position.seconds
+        clock, validation = time.monotonic() - self.position.seconds, 0.0
         for epoch in range(self.position.epoch + 1, train.epochs + 1):
             began = time.monotonic()
             row = self._train_epoch(feed, epoch, clock)
-            last = epoch in (train.epochs, stop_after)
-            if epoch % train.validate_every == 0 or last:
+            trained = time.monotonic()
+            due = epoch % train.validate_every == 0
+            # Time that the next epoch needs, and the validations of this one and of that: the last epoch is validated.
+            needed = trained - clock + trained - began + (1 + due) * validation
+            last = epoch in (train.epochs, stop_after) or self._out_of_time(needed)
+            if due or last:
                 row |= self._validate()
                 self._rate(epoch, row)
+                validation = time.monotonic() - trained
             self.position.epoch, self.position.seconds = epoch, time.monotonic() - clock
-            stop = last or self._out_of_time(time.monotonic() - began) or self._out_of_patience()
+            stop = last or self._out_of_patience()
             self._close_epoch(row)
             if stop:
                 break
@@ -201,14 +207,8 @@ class _Session:
         for number, (batch, wait) in enumerate(self._batches(feed, epoch), start=1):
             step = (epoch - 1) * self.steps + number - 1
             begin = time.monotonic()
-            result = self.trainer.step(
-                batch,
-                epoch=epoch,
-                step=step,
-                progress=self._progress(step, clock),
-                drops=self.position.drops,
-                update=number % self.config.optim.accumulate == 0 or number == self.steps,
-            )
+            update = number % self.config.optim.accumulate == 0 or number == self.steps
+            result = self._step(batch, epoch, step, self._progress(step, clock), update)
             seconds = time.monotonic() - begin
             waited, stepped = waited + wait, stepped + seconds
             if result.skipped:
@@ -226,6 +226,22 @@ class _Session:
                 "No step of the epoch had a finite loss.", mend="Lower optim.lr, or look at the intensities."
             )
         return self._epoch_row(epoch, sums, result.lr, stepped, waited, time.monotonic() - clock)
+
+    def _step(self, batch: Batch, epoch: int, step: int, progress: float, update: bool) -> StepResult:
+        """A step, again with less memory where it ran out."""
+        while True:
+            try:
+                return self.trainer.step(
+                    batch, epoch=epoch, step=step, progress=progress, drops=self.position.drops, update=update
+                )
+            except torch.OutOfMemoryError:
+                self.run.log(f"rank {self.rank}: {self.trainer.spare_memory()}")
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                if self.world > 1:
+                    # The other workers wait in the middle of a sum. All begin again from the last checkpoint.
+                    self.run.write_history(spared=self.trainer.spared)
+                    raise
 
     def _sum_over_workers(self, sums: np.ndarray[Any, Any]) -> None:
         """Losses of all workers, in place: they choose the best epoch where they are the metric, alike everywhere."""
@@ -380,9 +396,10 @@ class _Session:
                 read=visit_reader(self.index),
             )
 
-    def _out_of_time(self, epoch_seconds: float) -> bool:
+    def _out_of_time(self, seconds: float) -> bool:
+        """Whether ``seconds`` of training are more than there are, as rank 0 sees it."""
         minutes = self.config.train.minutes
-        stop = bool(minutes) and self.position.seconds + epoch_seconds > 60.0 * minutes
+        stop = bool(minutes) and seconds > 60.0 * minutes
         if self.world > 1:
             flag = torch.tensor([int(stop)], device=self.device)
             dist.broadcast(flag, 0)
