@@ -152,6 +152,11 @@ class IngestConfig(Section):
 class NetConfig(Section):
     """The U-Net."""
 
+    name: Literal["unet", "dynunet", "segresnet", "swinunetr", "mednext"] = setting(
+        "unet",
+        "unet: segray's own; the others are MONAI's (segray[monai]) and take features, norm, dropout, neighbours and "
+        "patch; segresnet, swinunetr and mednext take the first of `features` as width and their number as levels",
+    )
     features: Annotated[list[PositiveInt], Field(min_length=2, max_length=8)] = setting(
         [32, 64, 128, 256, 512], "channels a level, from full resolution down", "channels"
     )
@@ -192,6 +197,22 @@ class NetConfig(Section):
             raise ValueError(f"deep_supervision needs four levels or more; features is {self.features}")
         return self
 
+    @property
+    def halvings(self) -> int:
+        """How often the net halves a side of its input."""
+        return 5 if self.name == "swinunetr" else len(self.features) - 1
+
+    @model_validator(mode="after")
+    def _is_known_to_monai(self) -> NetConfig:
+        if self.name == "unet":
+            return self
+        for name in ("activation", "upsampling", "blocks", "attention", "deep_supervision", "flat_levels"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is a setting of the unet, and name is {self.name}; leave it out")
+        if self.norm == "none" or (self.name == "mednext" and self.norm != "batch"):
+            raise ValueError(f"{self.name} has no norm {self.norm!r}; leave it out")
+        return self
+
     @model_validator(mode="after")
     def _fits_the_patch(self) -> NetConfig:
         if self.patch is None:
@@ -202,7 +223,7 @@ class NetConfig(Section):
             raise ValueError("neighbours is for slices, and patch for 3D; leave one of them out")
         if self.flat_levels >= len(self.features):
             raise ValueError(f"flat_levels is {self.flat_levels}, and features has {len(self.features)} levels")
-        steps = len(self.features) - 1
+        steps = self.halvings
         for side, halvings in zip(self.patch, (steps - self.flat_levels, steps, steps), strict=True):
             if side % 2**halvings:
                 raise ValueError(
@@ -291,6 +312,8 @@ class AugmentConfig(Section):
     low_resolution: Share = setting(0.0, "probability that a slice is brought to fewer pixels and back")
     low_resolution_factor: tuple[Factor, Factor] = setting((1.0, 2.0), "times fewer a side, lowest and highest")
     cutout: Share = setting(0.0, "probability that rectangles are hidden under the slice's lowest value")
+    mixup: Share = setting(0.0, "probability that the slices of a batch are mixed in pairs (Zhang et al. 2018)")
+    mixup_alpha: PositiveFloat = setting(0.4, "their shares are drawn from Beta(alpha, alpha)")
     cutout_count: Annotated[int, Field(ge=1, le=64)] = setting(1, "rectangles a slice", "rectangles")
     cutout_size: tuple[Share, Share] = setting((0.1, 0.3), "their height and width, lowest and highest", "of the side")
     window: Share = setting(0.0, "probability of a window of its own; only where intensity.mode is window")
@@ -375,6 +398,12 @@ class TrainConfig(Section):
     precision: Precision = setting(
         "auto", "arithmetic of the forward pass (autocast); auto: bf16 where the device has it, else float32"
     )
+    checkpointing: bool = setting(
+        False,
+        "compute activations again in the backward pass: less memory, about a third more time; where memory runs out "
+        "it is switched on by itself, and after that the batch is halved",
+    )
+    compile: bool = setting(False, "torch.compile: slow first steps, then faster ones, on GPUs above all")
     workers: PositiveInt = setting(1, "training workers; each takes a GPU where there is one")
     cpus_per_worker: NonNegative = setting(
         0.0, "CPUs a worker takes; 0: what a node has, less a share for reading", "CPUs"

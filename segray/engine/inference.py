@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from segray.config import Precision
 from segray.engine.precision import DTYPES, Resolved, autocast, channels_last, resolve_precision
-from segray.nets.unet import ConvUnit, UNet, fold_batch_norm
+from segray.nets.unet import ConvUnit, SegmentationNet, fold_batch_norm
 
 _FUSED = {nn.ReLU: ("relu", []), nn.LeakyReLU: ("leaky_relu", [0.01]), nn.Identity: ("none", [])}
 """Activations that oneDNN applies while a convolution's output is still in the cache, with their parameters."""
@@ -26,10 +26,10 @@ class ForwardPass:
         fused: True where activations are part of the convolutions (CPU only).
     """
 
-    def __init__(self, network: UNet, device: torch.device, precision: Precision) -> None:
+    def __init__(self, network: SegmentationNet, device: torch.device, precision: Precision) -> None:
         folded = fold_batch_norm(network).to(device)
         units = [unit for unit in folded.modules() if isinstance(unit, ConvUnit)]
-        is_folded = all(isinstance(unit.norm, nn.Identity) for unit in units)
+        is_folded = bool(units) and all(isinstance(unit.norm, nn.Identity) for unit in units)
         resolved = resolve_precision(precision, device)
         if is_folded:
             folded = folded.to(DTYPES[resolved])

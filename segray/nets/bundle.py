@@ -20,7 +20,7 @@ from segray.config import NetConfig
 from segray.errors import SegrayError, UsageError
 from segray.grid import Grid
 from segray.nets.normalise import Normalisation
-from segray.nets.unet import UNet, build_net
+from segray.nets.unet import SegmentationNet, build_net
 
 SCHEMA_VERSION = 1
 WEIGHTS = "weights.safetensors"
@@ -63,7 +63,7 @@ class Bundle:
     channels: tuple[str, ...] = ()
     bundle_id: str = ""
 
-    def network(self) -> UNet:
+    def network(self) -> SegmentationNet:
         """The network with its weights, on the CPU, in inference mode. Raises UsageError where they do not fit."""
         net = build_net(self.net, self.in_channels, self.label_map.channels)
         try:
@@ -95,8 +95,7 @@ def save_bundle(
 
     The description goes last and names the SHA-256 of the weights, so that a reader takes both files or none.
     """
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    data = safetensors.torch.save(weights)
+    data = safetensors.torch.save(plain_weights(network))
     description = {
         "schema_version": SCHEMA_VERSION,
         "segray_version": version("segray"),
@@ -118,6 +117,20 @@ def save_bundle(
     storage.write_bytes(storage.join(folder, WEIGHTS), data)
     storage.write_text(storage.join(folder, DESCRIPTION), text)
     return _identity(data, text)
+
+
+def plain_weights(network: nn.Module) -> dict[str, Tensor]:
+    """The state of a network on the CPU, each tensor with memory of its own, as safetensors wants it.
+
+    MONAI's DynUNet has every layer under two names.
+    """
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in network.state_dict().items():
+        plain = tensor.detach().cpu().contiguous()
+        found[name] = plain.clone() if plain.data_ptr() in seen else plain
+        seen.add(plain.data_ptr())
+    return found
 
 
 def find_bundle(path: str) -> str:

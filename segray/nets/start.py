@@ -15,7 +15,7 @@ from segray.errors import UsageError
 from segray.nets.bundle import find_bundle, load_bundle
 from segray.nets.foreign import read_foreign
 from segray.nets.normalise import Normalisation
-from segray.nets.unet import UNet, build_net
+from segray.nets.unet import SegmentationNet, build_net
 
 FREE = ("dropout", "deep_supervision", "neighbours")
 """Settings of a net in which it may differ from the weights that it starts from."""
@@ -102,7 +102,7 @@ def net_of_start(start: Start, wanted: NetConfig) -> NetConfig:
 
 def started_net(
     start: Start, net: NetConfig, in_channels: int, channels: Sequence[str], label_map: LabelMap
-) -> tuple[UNet, list[str]]:
+) -> tuple[SegmentationNet, list[str]]:
     """A net that starts from the weights, and a sentence for all that could not be taken over.
 
     Outputs are taken over by the names of their structures, inputs by the names of their channels. Where the weights

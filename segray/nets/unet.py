@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -19,6 +18,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from segray.config import NetConfig
 from segray.errors import UsageError
+from segray.nets.checkpointing import computed_again
+from segray.nets.monai_nets import MonaiNet, build_monai_net
+from segray.nets.space import PLANE, Sides, Space
 
 Norm = Literal["batch", "instance", "group", "none"]
 Activation = Literal["relu", "leaky_relu", "silu"]
@@ -40,35 +42,6 @@ DROPOUT: dict[int, Any] = {2: nn.Dropout2d, 3: nn.Dropout3d}
 BATCH_NORM: dict[int, Any] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 INSTANCE_NORM: dict[int, Any] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 LINEAR = {2: "bilinear", 3: "trilinear"}
-
-Sides = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Space:
-    """The axes that a net convolves over.
-
-    Attributes:
-        axes: 2: (y, x), or 3: (z, y, x).
-        flat_levels: levels, from full resolution down, that look in-plane only and are not halved along z, as nnU-Net
-            does where slices are thicker than pixels are wide (Isensee et al. 2021, supplementary note 2).
-    """
-
-    axes: int = 2
-    flat_levels: int = 0
-
-    def kernel(self, side: int, level: int) -> Sides:
-        """The kernel of a level's convolutions."""
-        return self._deep(1 if level < self.flat_levels else side, side)
-
-    def stride(self, level: int) -> Sides:
-        """The step from the level above to this one."""
-        if level == 0:
-            return self._deep(1, 1)
-        return self._deep(1 if level <= self.flat_levels else 2, 2)
-
-    def _deep(self, z: int, yx: int) -> Sides:
-        return (z, yx, yx) if self.axes == 3 else (yx, yx)
 
 
 class ConvUnit(nn.Module):
@@ -195,6 +168,7 @@ class UNet(nn.Module):
         out_channels: L, background included.
         features: channels a level, from full resolution down.
         space: the axes.
+        checkpointing: in training activations inside a stage are computed again for the backward pass, not kept.
     """
 
     def __init__(
@@ -211,7 +185,7 @@ class UNet(nn.Module):
         blocks: Blocks = "plain",
         attention: bool = False,
         deep_supervision: bool = False,
-        space: Space = Space(),
+        space: Space = PLANE,
     ) -> None:
         super().__init__()
         if len(features) < 2:
@@ -230,6 +204,7 @@ class UNet(nn.Module):
             self.encoder = _residual_encoder(in_channels, encoded, norm, activation, drops, space)
         else:
             self.encoder = _plain_encoder(in_channels, encoded, norm, activation, drops, down, space)
+        self.checkpointing = False
         self._pools = down == "pool" and blocks == "plain"
         self.up = nn.ModuleList(
             _up(upsampling, below[level], raised[level], space.stride(level + 1)) for level in levels
@@ -273,19 +248,25 @@ class UNet(nn.Module):
             if level:
                 skips.append(x)
                 x = self._pooled(x, level)
-            x = stage(x)
+            x = self._through(stage, x)
         decoded: list[Tensor] = []
         for number, (up, stage) in enumerate(zip(self.up, self.decoder, strict=True)):
             skip, x = skips.pop(), up(x)
             if self.gates:
                 skip = self.gates[number](skip, x)
-            x = stage(torch.cat((skip, x), dim=1))
+            x = self._through(stage, torch.cat((skip, x), dim=1))
             decoded.append(x)
         logits: Tensor = self.head(x)
         if not self.training or not self.lower_heads:
             return logits
         lower = zip(self.lower_heads, reversed(decoded[:-1]), strict=False)
         return (logits, *(head(features) for head, features in lower))
+
+    def _through(self, stage: nn.Module, x: Tensor) -> Tensor:
+        if self.checkpointing and self.training:
+            return computed_again(stage, x)
+        out: Tensor = stage(x)
+        return out
 
     def _pooled(self, x: Tensor, level: int) -> Tensor:
         if not self._pools:
@@ -294,12 +275,17 @@ class UNet(nn.Module):
         return pool(x, self.space.stride(level))
 
 
-def build_net(config: NetConfig, in_channels: int, out_channels: int) -> UNet:
-    """The U-Net of a config: (n, in_channels, H, W) -> logits (n, out_channels, H, W).
+SegmentationNet = UNet | MonaiNet
+
+
+def build_net(config: NetConfig, in_channels: int, out_channels: int) -> SegmentationNet:
+    """The net of a config: (n, in_channels, H, W) -> logits (n, out_channels, H, W).
 
     With neighbours the input is (n, (2 * neighbours + 1) * in_channels, H, W), the slices from the lowest z up. With
     a patch the net is 3D: (n, in_channels, D, H, W) -> (n, out_channels, D, H, W).
     """
+    if config.name != "unet":
+        return build_monai_net(config, (2 * config.neighbours + 1) * in_channels, out_channels)
     return UNet(
         (2 * config.neighbours + 1) * in_channels,
         out_channels,
@@ -311,11 +297,11 @@ def build_net(config: NetConfig, in_channels: int, out_channels: int) -> UNet:
         blocks=config.blocks,
         attention=config.attention,
         deep_supervision=config.deep_supervision,
-        space=Space(3, config.flat_levels) if config.patch else Space(),
+        space=Space(3, config.flat_levels) if config.patch else PLANE,
     )
 
 
-def fold_batch_norm(net: UNet) -> UNet:
+def fold_batch_norm(net: SegmentationNet) -> SegmentationNet:
     """A copy for inference whose batch norms have become part of the convolutions; other norms stay as they are.
 
     The outputs equal those of ``net.eval()`` within float32 tolerance.

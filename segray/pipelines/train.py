@@ -224,11 +224,11 @@ def patch_of(config: Config, manifest: Manifest) -> tuple[int, ...]:
 
 
 def _check_sides(config: Config, manifest: Manifest) -> None:
-    step = 2 ** (len(config.net.features) - 1)
+    step = 2**config.net.halvings
     height, width = patch_of(config, manifest)[1:]
     if height % step or width % step:
         raise UsageError(
-            f"The net halves its input {len(config.net.features) - 1} times, and {height} x {width} pixels are no "
+            f"The net halves its input {config.net.halvings} times, and {height} x {width} pixels are no "
             f"multiples of {step}.",
             mend=f"Ingest with ingest.grid.multiple={step}, or take fewer levels in net.features.",
         )

@@ -7,6 +7,7 @@ import torch
 
 from segray import storage
 from segray.config import Config
+from segray.nets.bundle import plain_weights
 from segray.nets.start import Start, load_start, net_of_start, started_net
 from segray.pipelines.live import data_folder
 from segray.pipelines.normalisation import normalisation_of
@@ -27,7 +28,7 @@ def begin_from(start: Start, config: Config, run: RunFolder) -> list[str]:
     manifest = load_manifest(data_folder(config))
     torch.manual_seed(config.seed)
     net, said = started_net(start, config.net, manifest.in_channels, manifest.channels, manifest.label_map)
-    storage.write_bytes(run.file(START), safetensors.torch.save(net.state_dict()))
+    storage.write_bytes(run.file(START), safetensors.torch.save(plain_weights(net)))
     normalisation = normalisation_of(config, manifest)
     if start.normalisation is not None and start.normalisation != normalisation:
         said.append(f"The weights learnt on {start.normalisation.words}, and now see {normalisation.words}.")

@@ -1,0 +1,73 @@
+"""MONAI's nets by name: the same calls, bundles and inference as segray's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from segray.case import LabelMap
+from segray.config import NetConfig
+from segray.engine.inference import ForwardPass
+from segray.errors import UsageError
+from segray.grid import Grid
+from segray.nets.bundle import load_bundle, save_bundle
+from segray.nets.normalise import Normalisation
+from segray.nets.unet import build_net
+
+FLAT = {
+    "dynunet": {"features": [4, 8, 8], "norm": "instance", "dropout": 0.1},
+    "segresnet": {"features": [8, 16, 32], "norm": "group"},
+    "swinunetr": {"features": [12, 24]},
+    "mednext": {"features": [4, 8, 16]},
+}
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_they_keep_the_shape_and_go_through_a_bundle(tmp_path: Path, name: str) -> None:
+    config = NetConfig.model_validate({"name": name, **FLAT[name]})
+    torch.manual_seed(0)
+    net = build_net(config, 1, 3)
+    side = 2 * net.stride
+    images = torch.randn(2, 1, side, side)
+    assert net.train()(images).shape == (2, 3, side, side)
+    grid = Grid(mode="native", size=(side, side), spacing=None, fill=-1000.0)
+    save_bundle(
+        str(tmp_path), net, net=config, label_map=LabelMap({"a": 1, "b": 2}), grid=grid,
+        normalisation=Normalisation("window"),
+    )  # fmt: skip
+    again = load_bundle(str(tmp_path)).network()
+    forward = ForwardPass(again, torch.device("cpu"), "float32")
+    with torch.inference_mode():
+        torch.testing.assert_close(forward(images), net.eval()(images), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["dynunet", "segresnet", "mednext"])
+def test_they_take_patches(name: str) -> None:
+    config = NetConfig.model_validate({"name": name, "patch": [8, 16, 16], **FLAT[name]})
+    assert build_net(config, 2, 3).eval()(torch.randn(1, 2, 8, 16, 16)).shape == (1, 3, 8, 16, 16)
+
+
+def test_swinunetr_halves_five_times() -> None:
+    with pytest.raises(ValidationError, match="no multiple of 32"):
+        NetConfig.model_validate({"name": "swinunetr", "features": [12, 24], "patch": [16, 64, 64]})
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"name": "dynunet", "attention": True}, "attention is a setting of the unet"),
+        ({"name": "mednext", "norm": "instance"}, "mednext has no norm"),
+        ({"name": "segresnet", "norm": "none"}, "segresnet has no norm"),
+    ],
+)
+def test_settings_that_they_do_not_have_are_told(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        NetConfig.model_validate(settings)
+
+
+def test_what_monai_refuses_is_told_in_words() -> None:
+    with pytest.raises(UsageError, match=r"MONAI refuses the settings of net\.name=swinunetr"):
+        build_net(NetConfig(name="swinunetr", features=[10, 20]), 1, 2)
