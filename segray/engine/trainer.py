@@ -21,14 +21,16 @@ from segray import storage
 from segray.config import Config
 from segray.engine.draws import step_seed
 from segray.engine.inputs import network_inputs
+from segray.engine.mixup import Target, mix
 from segray.engine.optimisers import WeightAverage, build_optimiser
 from segray.engine.precision import autocast, channels_last, resolve_precision
 from segray.engine.schedule import learning_rate
 from segray.errors import SegrayError
 from segray.nets.deep_supervision import supervised_loss
-from segray.nets.losses import LossParts
+from segray.nets.losses import LossParts, weighted_parts
 from segray.nets.normalise import Normalisation
 from segray.nets.objective import Objective
+from segray.nets.unet import SegmentationNet, UNet
 
 NO_LIMIT = math.inf
 
@@ -126,7 +128,7 @@ class Trainer:
     def __init__(
         self,
         config: Config,
-        network: nn.Module,
+        network: SegmentationNet,
         normalisation: Normalisation,
         *,
         device: torch.device | str,
@@ -155,6 +157,10 @@ class Trainer:
         self._average = WeightAverage(self.network, config.optim.average) if config.optim.average else None
         self._pending: tuple[str, ...] = ()
         self._before: Tensor | None = None
+        self._pieces = self._largest = 1
+        self.network.checkpointing = config.train.checkpointing
+        if config.train.compile:
+            self.network.compile()
 
     def step(
         self, batch: Batch, *, epoch: int, step: int, progress: float, drops: int = 0, update: bool = True
@@ -175,21 +181,73 @@ class Trainer:
         lr = learning_rate(self.config.optim, step=step, progress=progress, drops=drops)
         for group in self._optimiser.param_groups:
             group["lr"] = lr
-        images, labels = self._inputs(batch, epoch, step)
+        images, targets = self._inputs(batch, epoch, step)
         if not self._pending:
             self._before = self._copied_statistics()
             self._optimiser.zero_grad(set_to_none=True)
         self._pending += batch.case_ids
         self.model.train()
-        with self._unsynchronised(update):
-            parts = self._forward(images, labels, batch.known)
-            scaled = parts.total / self.config.optim.accumulate if self.config.optim.accumulate > 1 else parts.total
-            self._scaler.scale(scaled).backward()  # type: ignore[no-untyped-call]
+        try:
+            parts = self._learn(images, targets, update)
+        except torch.OutOfMemoryError:
+            self._forget()
+            raise
         norm = self._gradient_norm() if update else torch.full_like(parts.dice, math.nan)
         # One transfer a step: everything that the host wants to know comes in a single tensor.
         loss, dice, entropy, size = torch.stack((parts.total.detach(), parts.dice, parts.cross_entropy, norm)).tolist()
         skipped = self._update(finite=math.isfinite(size), loss_finite=math.isfinite(loss)) if update else ()
         return StepResult(loss, dice, entropy, size, lr, batch.slices, skipped)
+
+    def spare_memory(self) -> str:
+        """After an out-of-memory error: compute activations again, and then halve the batch; what was done, in words.
+
+        A halved batch is learnt in pieces whose gradients are added up. Batch norm and batch Dice see one piece at a
+        time.
+
+        Raises:
+            SegrayError: a single slice was too much already.
+        """
+        if not self.network.checkpointing and isinstance(self.network, UNet):
+            self.network.checkpointing = True
+            return "Memory ran out: activations are computed again from now on (train.checkpointing)."
+        if self._pieces >= self._largest:
+            raise SegrayError(
+                "A single slice, or patch, does not fit into the memory of the device.",
+                mend="Take fewer net.features, or a smaller net.patch.",
+            )
+        self._pieces *= 2
+        return f"Memory ran out: every batch is learnt in {self._pieces} pieces from now on."
+
+    def spare(self, spared: dict[str, Any]) -> None:
+        """Begin where :attr:`spared` of another worker was."""
+        self.network.checkpointing |= bool(spared.get("checkpointing"))
+        self._pieces = max(self._pieces, int(spared.get("pieces", 1)))
+
+    @property
+    def spared(self) -> dict[str, Any]:
+        """What :meth:`spare_memory` has come to."""
+        return {"checkpointing": self.network.checkpointing, "pieces": self._pieces}
+
+    def _learn(self, images: Tensor, targets: Sequence[Target], update: bool) -> LossParts:
+        """Loss and gradients of a batch, in pieces where memory is short."""
+        self._largest = max(self._largest, len(images))
+        size = -(-len(images) // self._pieces)
+        learnt: list[tuple[float, LossParts]] = []
+        for start in range(0, len(images), size):
+            rows = slice(start, min(start + size, len(images)))
+            share = (rows.stop - rows.start) / len(images)
+            with self._unsynchronised(update and rows.stop == len(images)):
+                parts = self._forward(images[rows], [target.part(rows) for target in targets])
+                scale = share / self.config.optim.accumulate
+                self._scaler.scale(parts.total if scale == 1 else parts.total * scale).backward()  # type: ignore[no-untyped-call]
+            learnt.append((share, parts.detached()))
+        return weighted_parts(learnt)
+
+    def _forget(self) -> None:
+        """Leave the update that is under way as if it had not begun."""
+        self._pending = ()
+        self._optimiser.zero_grad(set_to_none=True)
+        self._restore_statistics(self._before)
 
     @property
     def trained(self) -> nn.Module:
@@ -244,7 +302,7 @@ class Trainer:
                 mend="Resume with the config of the run, or start a new run.",
             ) from error
 
-    def _inputs(self, batch: Batch, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+    def _inputs(self, batch: Batch, epoch: int, step: int) -> tuple[Tensor, list[Target]]:
         with torch.no_grad():
             images, labels = network_inputs(
                 batch,
@@ -255,16 +313,23 @@ class Trainer:
                 step=step,
                 overlapping=self.overlapping,
             )
+            draw = step_seed(self.config.seed, epoch, self.rank, step)
+            images, targets = mix(images, labels, batch.known, self.config.augment, draw)
         if self._has_dropout:
             # Dropout draws from torch's global generator; a resumed run must draw the same.
             torch.manual_seed(step_seed(self.config.seed + 1, epoch, self.rank, step))
-        return images.contiguous(memory_format=self._format), labels
+        return images.contiguous(memory_format=self._format), targets
 
-    def _forward(self, images: Tensor, labels: Tensor, known: Tensor | None) -> LossParts:
+    def _forward(self, images: Tensor, targets: Sequence[Target]) -> LossParts:
         with autocast(self.device, self.precision):
             logits = self.model(images)
-        loss = partial(self._objective, known=known)
-        return supervised_loss(loss, logits if isinstance(logits, tuple) else (logits,), labels)
+        levels = logits if isinstance(logits, tuple) else (logits,)
+        return weighted_parts(
+            [
+                (target.weight, supervised_loss(partial(self._objective, known=target.known), levels, target.labels))
+                for target in targets
+            ]
+        )
 
     def _restore_statistics(self, before: Tensor | None) -> None:
         if before is None:

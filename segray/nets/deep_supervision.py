@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from segray.nets.losses import LossParts
+from segray.nets.losses import LossParts, weighted_parts
 
 Loss = Callable[[Tensor, Tensor], LossParts]
 
@@ -31,16 +31,7 @@ def supervised_loss(loss: Loss, outputs: Sequence[Tensor], labels: Tensor) -> Lo
     weights = level_weights(len(outputs))
     parts = [loss(*_as_slices(logits, _thinned(labels, logits))) for logits in outputs]
 
-    def weighted(terms: Sequence[Tensor]) -> Tensor:
-        first, *rest = [weight * term for weight, term in zip(weights, terms, strict=True)]
-        return sum(rest, start=first)
-
-    return LossParts(
-        weighted([part.total for part in parts]),
-        weighted([part.dice for part in parts]),
-        weighted([part.cross_entropy for part in parts]),
-        {name: weighted([part.more[name] for part in parts]) for name in parts[0].more},
-    )
+    return weighted_parts(list(zip(weights, parts, strict=True)))
 
 
 def _thinned(labels: Tensor, logits: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -35,6 +35,27 @@ class LossParts:
     dice: Tensor
     cross_entropy: Tensor
     more: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def detached(self) -> LossParts:
+        """The same numbers without their history."""
+        return replace(self, total=self.total.detach())
+
+
+def weighted_parts(parts: Sequence[tuple[float, LossParts]]) -> LossParts:
+    """The weighted sum of losses; of a single one with weight 1 the very same."""
+    if len(parts) == 1 and parts[0][0] == 1:
+        return parts[0][1]
+
+    def total(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
+        first, *rest = [weight * term for weight, term in terms]
+        return sum(rest, start=first)
+
+    return LossParts(
+        total([(weight, one.total) for weight, one in parts]),
+        total([(weight, one.dice) for weight, one in parts]),
+        total([(weight, one.cross_entropy) for weight, one in parts]),
+        {name: total([(weight, one.more[name]) for weight, one in parts]) for name in parts[0][1].more},
+    )
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor, config: LossConfig) -> LossParts:
