@@ -417,6 +417,11 @@ class TrainConfig(Section):
     )
     patience: Count = setting(0, "stop after this many validations without a better `metric`; 0: never")
     max_failures: Count = setting(3, "how often a lost worker or node is replaced from the last checkpoint")
+    damaged: Literal["stop", "skip"] = setting(
+        "stop",
+        "what a damaged slice of the shards does: stop the training, which names it; or it is left out, named in "
+        "run.log, and another one of its batch comes twice",
+    )
     mix_mib: PositiveInt = setting(128, "compressed slices kept to be mixed, a worker", "MiB")
     decode_threads: PositiveInt = setting(2, "threads that decompress slices, a worker", "threads")
     trackers: list[Literal["tensorboard", "mlflow", "wandb"]] = setting(

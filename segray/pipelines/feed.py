@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -16,6 +16,7 @@ from segray.pipelines.live import visit_reader
 from segray.pipelines.pace import SlowBreath
 from segray.pipelines.runtime import MIB
 from segray.pipelines.stream import LIVE_TASK_BYTES, VISITS_A_PASS, Span, spans_of, stream_tables
+from segray.shards import ShardError
 from segray.shards.index import SliceIndex, Visit
 from segray.shards.order import batch_sizes, epoch_slices, plan_epoch, split_visits, steps_of_epoch
 from segray.shards.reader import CompressedSlice, Mixer, SliceBatch, decode_batch, slices_of
@@ -55,9 +56,20 @@ class EpochFeed:
         rank: of this worker.
         world: number of workers.
         done: epochs that are finished.
+        say: told of slices that are left out (``train.damaged=skip``), once each.
     """
 
-    def __init__(self, folder: str, index: SliceIndex, config: Config, rank: int, world: int, done: int) -> None:
+    def __init__(
+        self,
+        folder: str,
+        index: SliceIndex,
+        config: Config,
+        rank: int,
+        world: int,
+        done: int,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        self._say, self._told = say, set[str]()
         self._folder, self._index, self._config = folder, index, config
         self._rank, self._world = rank, world
         self._steps = steps_a_worker(index, config, world)
@@ -84,7 +96,7 @@ class EpochFeed:
         mixer = Mixer[CompressedSlice](self._config.train.mix_mib * MIB, (self._config.seed, epoch, self._rank))
         mixed = mixer.mix(take(self._rows, sum(sizes)))
         for size in sizes:
-            yield decode_batch(list(take(mixed, size)), self._config.train.decode_threads)
+            yield self._decoded(list(take(mixed, size)), decode_batch)
 
     def _patches(self, epoch: int, sizes: Sequence[int]) -> Iterator[SliceBatch]:
         config, seed = self._config, (self._config.seed, epoch, self._rank)
@@ -93,8 +105,35 @@ class EpochFeed:
         mixer = Mixer[CompressedStack](config.train.mix_mib * MIB, seed)
         mixed = mixer.mix(take(self._stacks, sum(sizes)))
         cutter = PatchCutter(config.net.patch[1:], config.sampling.foreground_share, np.random.default_rng([*seed, 1]))
+
+        def decode(stacks: Sequence[CompressedStack], threads: int) -> SliceBatch:
+            return decode_stacks(stacks, threads, cutter)
+
         for size in sizes:
-            yield decode_stacks(list(take(mixed, size)), config.train.decode_threads, cutter)
+            yield self._decoded(list(take(mixed, size)), decode)
+
+    def _decoded(self, group: list[Item], decode: Callable[[Sequence[Item], int], SliceBatch]) -> SliceBatch:
+        """A batch; where ``train.damaged`` is skip, sound members of it come again in the place of damaged ones."""
+        threads = self._config.train.decode_threads
+        try:
+            return decode(group, threads)
+        except ShardError:
+            if self._config.train.damaged == "stop":
+                raise
+        sound = [one for one in group if self._is_sound(one, decode)]
+        if not sound:
+            raise ShardError("All slices of a batch are damaged.", mend="Run segray ingest again.")
+        return decode([sound[number % len(sound)] for number in range(len(group))], threads)
+
+    def _is_sound(self, one: Item, decode: Callable[[Sequence[Item], int], SliceBatch]) -> bool:
+        try:
+            decode([one], 1)
+        except ShardError as error:
+            if error.message not in self._told and self._say is not None:
+                self._say(f"left out: {error.message}")
+            self._told.add(error.message)
+            return False
+        return True
 
     def _begin_pass(self) -> None:
         visits: list[Visit] = []
@@ -111,6 +150,7 @@ class EpochFeed:
             breath=SlowBreath,
             read=visit_reader(self._index),
             memory=memory_at_most(max(part.memory for part in self._index.parts)),
+            spare=self._config.train.damaged == "skip",
         )
         self._rows = _rows_of(self._tables)
         self._stacks = stacks_of(self._rows, self._depth)

@@ -17,8 +17,9 @@ from ray.exceptions import RayTaskError
 from segray.errors import SegrayError
 from segray.pipelines.pace import Breath, paced_context
 from segray.pipelines.runtime import MIB, READ_TASK_CPUS
+from segray.shards import ShardError
 from segray.shards.index import Visit
-from segray.shards.reader import ReadVisit, read_visit
+from segray.shards.reader import ReadVisit, lost_rows, read_visit
 
 TASK_BYTES = 64 * MIB
 """Compressed bytes that one read task brings, as one block: large enough that Ray's cost a task vanishes.
@@ -51,9 +52,11 @@ class Span:
 class ShardDatasource(Datasource):  # type: ignore[misc]
     """Row groups of a shard folder in the order of ``spans``, as Arrow tables of compressed rows."""
 
-    def __init__(self, folder: str, spans: Sequence[Span], read: ReadVisit = read_visit) -> None:
+    def __init__(
+        self, folder: str, spans: Sequence[Span], read: ReadVisit = read_visit, *, spare: bool = False
+    ) -> None:
         super().__init__()
-        self._folder, self._read = folder, read
+        self._folder, self._read, self._spare = folder, read, spare
         self._spans = list(spans)
 
     def estimate_inmemory_data_size(self) -> int:
@@ -68,14 +71,22 @@ class ShardDatasource(Datasource):  # type: ignore[misc]
         return [self._task(span) for span in self._spans]
 
     def _task(self, span: Span) -> ReadTask:
-        folder, read = self._folder, self._read
+        folder, read, spare = self._folder, self._read, self._spare
         metadata = BlockMetadata(num_rows=span.rows, size_bytes=span.bytes, exec_stats=None)
-        return ReadTask(lambda: [read_span(folder, span, read)], metadata)
+        return ReadTask(lambda: [read_span(folder, span, read, spare=spare)], metadata)
 
 
-def read_span(folder: str, span: Span, read: ReadVisit = read_visit) -> pa.Table:
-    """The rows of a span in one table."""
-    return pa.concat_tables([read(folder, visit) for visit in span.visits])
+def read_span(folder: str, span: Span, read: ReadVisit = read_visit, *, spare: bool = False) -> pa.Table:
+    """The rows of a span in one table; with ``spare`` rows that cannot be read are :func:`lost_rows`."""
+    tables = []
+    for visit in span.visits:
+        try:
+            tables.append(read(folder, visit))
+        except ShardError:
+            if not spare:
+                raise
+            tables.append(lost_rows(visit))
+    return pa.concat_tables(tables)
 
 
 def spans_of(
@@ -107,6 +118,7 @@ def stream_tables(
     breath: type[Breath] = Breath,
     read: ReadVisit = read_visit,
     memory: int = 0,
+    spare: bool = False,
 ) -> Generator[pa.Table, None, None]:
     """Read ``spans`` through Ray Data, in their order; memory is bounded by Ray's back-pressure.
 
@@ -121,6 +133,7 @@ def stream_tables(
         breath: the pause of the scheduling loop.
         read: what gives the rows of a visit.
         memory: bytes that a read task declares.
+        spare: rows that cannot be read come as :func:`segray.shards.reader.lost_rows`; else they are an error.
 
     Yields:
         Arrow tables of compressed rows; the buffers lie in the object store and are not copied.
@@ -137,7 +150,7 @@ def stream_tables(
         near |= {"label_selector": {NODE_LABEL: node}, "fallback_strategy": [{"label_selector": {}}]}
     with DataContext.current(context):
         dataset = ray.data.read_datasource(
-            ShardDatasource(folder, spans, read), override_num_blocks=len(spans), num_cpus=cpus, **near
+            ShardDatasource(folder, spans, read, spare=spare), override_num_blocks=len(spans), num_cpus=cpus, **near
         )
         (iterator,) = dataset.streaming_split(1, equal=False)
     try:

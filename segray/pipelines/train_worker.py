@@ -41,6 +41,7 @@ from segray.pipelines.live import data_folder, visit_reader
 from segray.pipelines.normalisation import normalisation_of
 from segray.pipelines.run_folder import BUNDLE, START, RunFolder
 from segray.pipelines.run_tracking import RunTracking
+from segray.shards import ShardError
 from segray.shards.index import SliceIndex, load_index
 from segray.shards.known_labels import KnownLabels
 from segray.shards.manifest import Manifest
@@ -163,7 +164,9 @@ class _Session:
 
     def _note_workers(self) -> None:
         node = ray.get_runtime_context().get_node_id()
-        mine = {"rank": self.rank, "host": socket.gethostname(), "node_id": node, "device": str(self.device)}
+        mine = {"rank": self.rank, "host": socket.gethostname(), "node_id": node, "device": str(self.device)} | {
+            "pid": os.getpid()
+        }
         everyone: list[Any] = [(mine, self.position.epoch)]
         if self.world > 1:
             everyone = [None] * self.world
@@ -179,7 +182,9 @@ class _Session:
     def train(self, stop_after: int) -> None:
         """Epochs until the last, ``stop_after``, the time limit or the end of patience."""
         train = self.config.train
-        feed = EpochFeed(self.folder, self.index, self.config, self.rank, self.world, self.position.epoch)
+        feed = EpochFeed(
+            self.folder, self.index, self.config, self.rank, self.world, self.position.epoch, say=self._say
+        )
         clock, validation = time.monotonic() - self.position.seconds, 0.0
         for epoch in range(self.position.epoch + 1, train.epochs + 1):
             began = time.monotonic()
@@ -386,15 +391,24 @@ class _Session:
     def _held_out(self, cases: list[str]) -> Iterator[SliceBatch]:
         """The slices of held-out cases, in batches; where the net is 3D, a case a batch."""
         sizes = {part.case_id: part.slices for part in self.index.parts}
-        runs = [[case] for case in cases] if self.config.net.patch else [cases]
-        for run in runs:
-            yield from iterate_batches(
+        spare, patch = self.config.train.damaged == "skip", self.config.net.patch
+        for run in [[case] for case in cases] if patch or spare else [cases] if cases else []:
+            batches = iterate_batches(
                 self.folder,
                 self.index.visits_of(run),
-                sizes[run[0]] if self.config.net.patch else 2 * self.config.train.batch_size,
+                sizes[run[0]] if patch else 2 * self.config.train.batch_size,
                 threads=self.config.train.decode_threads,
                 read=visit_reader(self.index),
             )
+            try:
+                yield from list(batches) if spare else batches
+            except ShardError as error:
+                if not spare:
+                    raise
+                self._say(f"{run[0]} is left out of the validation: {error.message}")
+
+    def _say(self, words: str) -> None:
+        self.run.log(f"rank {self.rank}: {words}")
 
     def _out_of_time(self, seconds: float) -> bool:
         """Whether ``seconds`` of training are more than there are, as rank 0 sees it."""

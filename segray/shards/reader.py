@@ -24,7 +24,7 @@ from segray.shards import ShardError
 from segray.shards.beside import CRCS, IMAGES, groups_of, neighbours_of, with_neighbours
 from segray.shards.codec import DTYPES, MEND, decode_pixels_into, decoded_bytes
 from segray.shards.index import SliceIndex, Visit
-from segray.shards.schema import HOLLOW, PIXEL_COLUMNS, check_schema
+from segray.shards.schema import HOLLOW, PIXEL_COLUMNS, ROW, check_schema
 
 OPEN_FILES = 64
 
@@ -154,6 +154,21 @@ def read_visit(folder: str, visit: Visit) -> pa.Table:
     except (OSError, pa.ArrowException, IndexError, UnicodeDecodeError) as error:
         raise ShardError(f"{visit.part} cannot be read ({error}).", mend="Run segray ingest again.") from error
     return table
+
+
+LOST = -1
+"""The place of a slice that could not be read."""
+
+
+def lost_rows(visit: Visit) -> pa.Table:
+    """Rows without pixels in the place of those of a visit that cannot be read; decoding them is an error."""
+    count = len(visit.rows)
+    known = {"case_id": visit.part.removeprefix("part-").removesuffix(".parquet"), "z": LOST, "image": b""}
+    columns = {name: pa.array([known.get(name)] * count, type=ROW.field(name).type) for name in PIXEL_COLUMNS}
+    if visit.beside:
+        for name, like in ((IMAGES, "image"), (CRCS, "image_crc")):
+            columns[name] = pa.array([[]] * count, type=pa.list_(ROW.field(like).type))
+    return pa.table(columns)
 
 
 def _with_neighbours(file: pq.ParquetFile, visit: Visit, table: pa.Table) -> pa.Table:
@@ -366,6 +381,8 @@ def _decode_as(data: memoryview | bytes, dtype: str, crc: int, out: NDArray[Any]
 
 
 def _where(one: CompressedSlice) -> str:
+    if one.z == LOST:
+        return f"part-{one.case_id}.parquet, case {one.case_id}, of which a row group cannot be read,"
     return f"part-{one.case_id}.parquet, case {one.case_id}, slice {one.z}"
 
 
