@@ -63,8 +63,9 @@ def test_a_damaged_slice_stops_the_training_and_is_named(shards: Path, tmp_path:
         train(_config(folder, tmp_path / "run"))
 
 
-@pytest.mark.parametrize("more", [(), ("net.neighbours=1",), ("net.patch=[4,0,0]",)], ids=["2d", "2.5d", "3d"])
-@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize(
+    ("whole", "more"), [(False, ()), (True, ("net.neighbours=1",)), (True, ("net.patch=[4,0,0]",))]
+)
 def test_it_goes_on_without_it_where_that_is_asked_for(
     shards: Path, tmp_path: Path, whole: bool, more: tuple[str, ...]
 ) -> None:
