@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -46,12 +45,12 @@ INGEST = [
 
 def segray(*words: str, settings: tuple[str, ...] | list[str] = ()) -> float:
     """Run a command as a user would; seconds."""
-    program = shutil.which("segray")
-    if program is None:
-        raise SystemExit("segray is not installed here")
+    program = Path(sys.executable).with_name("segray")
+    if not program.exists():
+        raise SystemExit(f"segray is not installed for {sys.executable}")
     begin = time.monotonic()
     sets = [word for setting in settings for word in ("--set", setting)]
-    subprocess.run([sys.executable, program, *words, *sets], check=True)
+    subprocess.run([str(program), *words, *sets], check=True)
     return round(time.monotonic() - begin, 1)
 
 
