@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PositiveFloat,
@@ -26,6 +27,13 @@ Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
 Precision = Literal["auto", "bf16", "fp16", "float32"]
+YAML_WORDS = {True: "yes", False: "no"}
+Choice = Annotated[
+    Literal["auto", "yes", "no"],
+    BeforeValidator(lambda told: YAML_WORDS[told] if isinstance(told, bool) else told),
+]
+"""YAML reads the words yes and no as true and false."""
+
 MOST_LEVEL = 65535
 BlurSd = Annotated[float, Field(gt=0, le=32)]
 Factor = Annotated[float, Field(ge=1)]
@@ -394,7 +402,12 @@ class TrainConfig(Section):
     minutes: NonNegative = setting(
         0.0, "wall-clock limit: the last epoch ends before it, and the schedule fits it; 0: no limit", "minutes"
     )
-    batch_size: PositiveInt = setting(16, "slices (3D: patches) a worker and step", "slices")
+    batch_size: PositiveInt | Literal["auto"] = setting(
+        16,
+        "slices (3D: patches) a worker and step; auto: up to 64, the most that a step learns at the full speed of the "
+        "device, found by steps before the training",
+        "slices",
+    )
     precision: Precision = setting(
         "auto", "arithmetic of the forward pass (autocast); auto: bf16 where the device has it, else float32"
     )
@@ -404,11 +417,15 @@ class TrainConfig(Section):
         "it is switched on by itself, and after that the batch is halved",
     )
     compile: bool = setting(False, "torch.compile: slow first steps, then faster ones, on GPUs above all")
-    workers: PositiveInt = setting(1, "training workers; each takes a GPU where there is one")
+    workers: PositiveInt | tuple[PositiveInt, PositiveInt] = setting(
+        1,
+        "training workers; each takes a GPU where there is one; [2, 8]: as many as there is room for, at least 2; "
+        "fewer after a node is lost, more when one comes",
+    )
     cpus_per_worker: NonNegative = setting(
         0.0, "CPUs a worker takes; 0: what a node has, less a share for reading", "CPUs"
     )
-    gpu: Literal["auto", "yes", "no"] = setting("auto", "train on GPUs; auto: where the cluster has them")
+    gpu: Choice = setting("auto", "train on GPUs; auto: where the cluster has them")
     validate_every: PositiveInt = setting(1, "epochs between validations on the held-out cases", "epochs")
     metric: str = setting(
         "val_dice",
@@ -441,6 +458,34 @@ class TrainConfig(Section):
             raise ValueError(f"fold is {self.fold}, and there are {self.folds} folds, counted from 0")
         return self
 
+    @model_validator(mode="after")
+    def _workers_grow(self) -> TrainConfig:
+        if self.most_workers < self.fewest_workers:
+            raise ValueError(f"workers are [fewest, most], and {self.fewest_workers} is more than {self.most_workers}")
+        return self
+
+    @property
+    def fewest_workers(self) -> int:
+        """Workers that a training needs."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        """Workers that a training makes use of."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    @property
+    def elastic(self) -> bool:
+        """Whether a training may go on with fewer workers than it makes use of."""
+        return self.fewest_workers < self.most_workers
+
+    @property
+    def slices_a_step(self) -> int:
+        """``batch_size``, found already where it was auto. Raises ValueError where it was not."""
+        if self.batch_size == "auto":
+            raise ValueError("train.batch_size is auto and was not found yet")
+        return self.batch_size
+
 
 class PredictConfig(Section):
     """Mask generation."""
@@ -457,7 +502,7 @@ class PredictConfig(Section):
     cpus_per_predictor: NonNegative = setting(
         0.0, "CPUs a Predictor takes; 0: what a node has, less a share for reading", "CPUs"
     )
-    gpu: Literal["auto", "yes", "no"] = setting("auto", "predict on GPUs; auto: where the cluster has them")
+    gpu: Choice = setting("auto", "predict on GPUs; auto: where the cluster has them")
     output: Literal["auto", "nifti", "png", "dicom-seg"] = setting(
         "auto",
         "masks as NIfTI, as PNG (pictures), or as DICOM SEG that refers to the series (DICOM); auto: PNG for pictures, "

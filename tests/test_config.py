@@ -211,3 +211,13 @@ def test_a_yaml_tag_builds_no_object(tmp_path: Path) -> None:
 def test_settings_cannot_be_changed_after_they_are_read() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Config().train.epochs = 3
+
+
+def test_yes_and_no_are_words_although_yaml_reads_them_as_truth_values(tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text("train: {gpu: no}\npredict: {gpu: yes}\n")
+    config = load_config(str(path), [])
+    assert (config.train.gpu, config.predict.gpu) == ("no", "yes")
+    assert load_config(None, ["train.gpu=no"]).train.gpu == "no"
+    with pytest.raises(UsageError, match="train.gpu"):
+        load_config(None, ["train.gpu=1"])

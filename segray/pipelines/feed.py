@@ -37,10 +37,14 @@ Item = TypeVar("Item")
 
 def steps_a_worker(index: SliceIndex, config: Config, world: int) -> int:
     """Steps of an epoch, the same for every worker."""
-    count = epoch_slices(index, config.sampling)
+    return steps_of_epoch(items_of_epoch(index, config), config.train.slices_a_step, world)
+
+
+def items_of_epoch(index: SliceIndex, config: Config) -> int:
+    """Slices, in 3D patches, of an epoch, over all workers."""
     if config.net.patch:
-        count = stacks_of_epoch(index, config.sampling, config.net.patch[0])
-    return steps_of_epoch(count, config.train.batch_size, world)
+        return stacks_of_epoch(index, config.sampling, config.net.patch[0])
+    return epoch_slices(index, config.sampling)
 
 
 class EpochFeed:

@@ -110,7 +110,14 @@ class RunReader:
         train = settings.get("train") or {}
         patch = (settings.get("net") or {}).get("patch") or [1]
         self._epochs, self._minutes = int(train.get("epochs", 0)), float(train.get("minutes", 0.0))
-        self._batch = int(train.get("batch_size", 1)) * int(train.get("workers", 1)) * int(patch[0])
+        self._batch = int(train.get("batch_size", 1)) * int(patch[0])
+        self._workers = train.get("workers", 1)
+
+    def _working(self) -> int:
+        """Workers; of an elastic run those of its last start."""
+        if isinstance(self._workers, int):
+            return self._workers
+        return len(self._run.history().get("workers") or ()) or int(self._workers[0])
 
     def _require_run(self) -> None:
         if self._run.exists and storage.names(self._run.path, "fold_0"):
@@ -173,7 +180,7 @@ class RunReader:
         if not rows:
             speed = float(ahead.get("slices_per_s", 0.0))
             steps = (self._epochs - share) * ahead["steps"] if ahead else 0.0
-            left = steps * self._batch / speed if speed > 0 else None
+            left = steps * self._batch * self._working() / speed if speed > 0 else None
             elapsed = 0.0
         else:
             ends = [0.0, *(_number(row, "seconds") for row in rows)][-RECENT_EPOCHS - 1 :]

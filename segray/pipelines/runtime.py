@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import ray
 
-from segray.config import RayConfig
-from segray.errors import SegrayError
+from segray.config import RayConfig, TrainConfig
+from segray.errors import SegrayError, UsageError
 
 MIB = 1024 * 1024
 
@@ -170,6 +170,27 @@ def worker_shape(workers: int, cpus: float, gpu: str) -> WorkerShape:
     used = living[: -(-workers // per_node)]
     smallest = min(node.cpus for node in used)
     return WorkerShape(cpus or max(0.1, round((smallest - reading_share(smallest)) / per_node, 2)), 0.0)
+
+
+def shape_of(train: TrainConfig) -> WorkerShape:
+    """How much each worker of a training takes; of an elastic one as many are counted as the cluster holds now.
+
+    Raises:
+        SegrayError: as :func:`worker_shape`.
+        UsageError: the workers would take all CPUs, and wait for their slices for ever.
+    """
+    living = nodes()
+    gpus = int(sum(node.gpus for node in living))
+    places = gpus if train.gpu != "no" and gpus >= train.fewest_workers else len(living)
+    workers = min(max(places, train.fewest_workers), train.most_workers)
+    shape = worker_shape(workers, train.cpus_per_worker, train.gpu)
+    placed = min(train.most_workers, sum(int(node.cpus // shape.cpus) for node in living))
+    if sum(node.cpus for node in living) - placed * shape.cpus < READ_TASK_CPUS:
+        raise UsageError(
+            f"{placed} workers of {shape.cpus:g} CPUs leave none to read the slices with.",
+            mend="Lower train.cpus_per_worker a little, or leave it at 0.",
+        )
+    return shape
 
 
 def reading_share(cpus: float) -> float:

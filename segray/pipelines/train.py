@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -12,18 +13,17 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from segray import storage
-from segray.config import Config, dump_config, load_config
-from segray.engine.precision import resolve_precision
+from segray.config import Config, TrainConfig, dump_config, load_config
 from segray.errors import SegrayError, UsageError
 from segray.nets.class_weights import weights_of_labels
-from segray.nets.cost import NetCost, net_cost
 from segray.nets.start import Start
-from segray.nets.unet import build_net
+from segray.pipelines.batch_size import with_batch_size
 from segray.pipelines.checkpoints import KEPT
 from segray.pipelines.folds import train_folds, training_manifest
 from segray.pipelines.live import Planner, find_cases, plan_cases
+from segray.pipelines.net_cost import patch_of, training_cost
 from segray.pipelines.run_folder import BUNDLE, CHECKPOINTS, CONFIG, FAILURES, METRICS, RunFolder
-from segray.pipelines.runtime import KEEP_MEMORY, WorkerShape, ray_session, worker_shape
+from segray.pipelines.runtime import KEEP_MEMORY, WorkerShape, ray_session, shape_of
 from segray.pipelines.train_start import begin_from, with_net_of_start
 from segray.pipelines.train_worker import train_worker
 from segray.shards.known_labels import KnownLabels
@@ -31,6 +31,13 @@ from segray.shards.manifest import Manifest
 
 Watcher = Callable[[dict[str, Any]], None]
 Failure = tuple[str, str]
+
+GROUP_TIMEOUT_S = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "25"
+"""How long an elastic training waits for the room that Ray says there is. Ray hears of a lost node only every 20 seconds,
+and would else wait a minute for its CPUs."""
+
+LOOK_FOR_NODES_S = 30.0
+"""Seconds between looks for room for more workers of an elastic training; taking them costs the epoch under way."""
 
 
 @dataclass(frozen=True)
@@ -105,16 +112,17 @@ def train(
             plan_cases(found, config, run, planner or Planner())
             _check_names(config)
         said = [] if start is None else begin_from(start, config, run)
+        shape = shape_of(config.train)
+        config, found_size = with_batch_size(config, shape)
         if not resume:
             run.begin(dump_config(config))
-        shape = worker_shape(config.train.workers, config.train.cpus_per_worker, config.train.gpu)
         run.write_history(fatal="", finished=False, state="running")
-        said += _sentences(config, run, on_gpu=shape.gpus > 0)
+        said += found_size + _sentences(config, run, on_gpu=shape.gpus > 0)
         for sentence in said:
             run.log(sentence)
             if say is not None:
                 say(sentence)
-        run.log(f"start: {config.train.workers} workers, each {shape.cpus:g} CPUs and {shape.gpus:g} GPUs")
+        run.log(f"start: {_words(config.train)} workers, each {shape.cpus:g} CPUs and {shape.gpus:g} GPUs")
         with _Watch(run, watcher) if watcher is not None else nullcontext():
             _fit_and_note(config, run, shape, stop_after)
     finished = not stop_after or stop_after >= config.train.epochs
@@ -146,6 +154,10 @@ def _cross_validate(
         return train(config, resume=resume, stop_after=stop_after, watcher=watcher, planner=planner, say=told)
 
     with ray_session(config.ray):
+        if not resumed:
+            config, found_size = _batch_of_all_folds(config)
+            if say is not None and found_size:
+                say(*found_size)
         folds = train_folds(config, run, one, watcher)
     known = [fold.best_dice for fold in folds if fold.best_dice is not None]
     return TrainSummary(
@@ -157,6 +169,16 @@ def _cross_validate(
         sorted({failure for fold in folds for failure in fold.failed}),
         folds,
     )
+
+
+def _batch_of_all_folds(config: Config) -> tuple[Config, list[str]]:
+    """Folds are compared, so none has a batch size of its own."""
+    if config.train.batch_size == "auto" and find_cases(config) is not None:
+        raise UsageError(
+            "A cross-validation straight on files cannot find its batch size.",
+            mend="Name train.batch_size, or ingest the cases first.",
+        )
+    return with_batch_size(config, shape_of(config.train))
 
 
 def summarise(run: RunFolder) -> TrainSummary:
@@ -198,31 +220,6 @@ def _sentences(config: Config, run: RunFolder, *, on_gpu: bool) -> list[str]:
     return [f"The net: {cost}.", *idle_settings(config, manifest)]
 
 
-def training_cost(config: Config, manifest: Manifest, *, on_gpu: bool) -> NetCost:
-    """What the net of a config costs on slices of these shards, a worker; no arithmetic is done.
-
-    ``train.precision`` auto is taken as bf16 on GPUs, which the driver may not see, and as what this machine's CPU has.
-    """
-    precision = "bf16" if on_gpu else resolve_precision("auto", "cpu")
-    if config.train.precision != "auto":
-        precision = config.train.precision
-    net = build_net(config.net, manifest.in_channels, manifest.label_map.channels)
-    return net_cost(
-        net,
-        net.in_channels,
-        patch_of(config, manifest) if config.net.patch else manifest.grid.size,
-        batch=config.train.batch_size,
-        bf16=precision != "float32",
-        momenta=(1 if config.optim.name == "sgd" else 2) + (config.optim.average > 0),
-    )
-
-
-def patch_of(config: Config, manifest: Manifest) -> tuple[int, ...]:
-    """(D, h, w) of the patches that a training cuts; in-plane they are no larger than the slices."""
-    deep, *plane = config.net.patch or (1, 0, 0)
-    return (deep, *(min(size or side, side) for size, side in zip(plane, manifest.grid.size, strict=True)))
-
-
 def _check_sides(config: Config, manifest: Manifest) -> None:
     step = 2**config.net.halvings
     height, width = patch_of(config, manifest)[1:]
@@ -252,6 +249,10 @@ def _check_names(config: Config) -> None:
     weights_of_labels(config.loss.class_weights, known.names, overlapping=known.overlapping)
 
 
+def _words(train: TrainConfig) -> str:
+    return f"{train.fewest_workers} to {train.most_workers}" if train.elastic else str(train.most_workers)
+
+
 def _fit_and_note(config: Config, run: RunFolder, shape: WorkerShape, stop_after: int) -> None:
     try:
         _fit(config, run, shape, stop_after)
@@ -261,6 +262,8 @@ def _fit_and_note(config: Config, run: RunFolder, shape: WorkerShape, stop_after
 
 
 def _fit(config: Config, run: RunFolder, shape: WorkerShape, stop_after: int) -> None:
+    if config.train.elastic:
+        os.environ.setdefault(*GROUP_TIMEOUT_S)
     resources = {"CPU": shape.cpus} | ({"GPU": shape.gpus} if shape.gpus else {})
     trainer = TorchTrainer(
         train_worker,
@@ -271,6 +274,7 @@ def _fit(config: Config, run: RunFolder, shape: WorkerShape, stop_after: int) ->
         },
         scaling_config=ScalingConfig(
             num_workers=config.train.workers,
+            elastic_resize_monitor_interval_s=LOOK_FOR_NODES_S,
             use_gpu=shape.gpus > 0,
             resources_per_worker=resources,
             placement_strategy="SPREAD",

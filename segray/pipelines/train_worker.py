@@ -396,7 +396,7 @@ class _Session:
             batches = iterate_batches(
                 self.folder,
                 self.index.visits_of(run),
-                sizes[run[0]] if patch else 2 * self.config.train.batch_size,
+                sizes[run[0]] if patch else 2 * self.config.train.slices_a_step,
                 threads=self.config.train.decode_threads,
                 read=visit_reader(self.index),
             )

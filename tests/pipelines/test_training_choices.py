@@ -13,7 +13,8 @@ from segray.errors import SegrayError
 from segray.nets.unet import build_net
 from segray.phantoms import make_phantoms
 from segray.pipelines.ingest import ingest
-from segray.pipelines.train import train, training_cost
+from segray.pipelines.net_cost import training_cost
+from segray.pipelines.train import train
 from segray.shards.manifest import load_manifest
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]

@@ -1,0 +1,76 @@
+"""`train.batch_size=auto` on one embedded Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from segray.config import Config, load_config
+from segray.errors import UsageError
+from segray.phantoms import make_phantoms
+from segray.pipelines.batch_size import STEPS_AN_EPOCH, largest_batch
+from segray.pipelines.feed import items_of_epoch
+from segray.pipelines.ingest import ingest
+from segray.pipelines.run_folder import RunFolder
+from segray.pipelines.runtime import WorkerShape, shape_of
+from segray.pipelines.train import train
+from segray.shards.index import load_index
+from segray.shards.manifest import load_manifest
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]
+
+SETTINGS = (
+    "net.features=[4,8]",
+    "train.batch_size=auto",
+    "train.epochs=1",
+    "train.cpus_per_worker=1.5",
+    "ingest.split.validation=0.3",
+    "ingest.grid.spacing=[9,9]",
+    "ingest.structures=[liver]",
+)
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("batch_size")
+    make_phantoms(str(folder / "scans"), cases=3, seed=3, broken=False)
+    return folder / "scans"
+
+
+def _config(shards: Path, run: Path, *more: str) -> Config:
+    return load_config(None, [*SETTINGS, f"train.shards={shards}", f"train.run={run}", *more])
+
+
+def test_a_batch_size_is_found_and_kept_with_the_run(scans: Path, tmp_path: Path) -> None:
+    shards, run = tmp_path / "shards", tmp_path / "run"
+    ingest(str(scans), str(shards), load_config(None, list(SETTINGS)))
+    said: list[str] = []
+    train(_config(shards, run), say=said.append)
+    kept = load_config(str(run / "config.yaml"), []).train.batch_size
+    assert isinstance(kept, int)
+    assert said[0].startswith(f"train.batch_size is {kept} slices (trained a second by batches of 1: ")
+    rows = RunFolder(str(run)).rows("steps.csv")
+    assert max(int(row["slices"]) for row in rows) <= kept
+    assert len(rows) >= STEPS_AN_EPOCH
+    config, shape = _config(shards, run), WorkerShape(1.5, 0.0)
+    manifest = load_manifest(str(shards))
+    slices = items_of_epoch(load_index(str(shards), manifest), config)
+    assert largest_batch(config, manifest, shape) == slices // STEPS_AN_EPOCH
+    two = _config(shards, run, "train.workers=[1,2]")
+    assert largest_batch(two, manifest, shape) == slices // (2 * STEPS_AN_EPOCH)
+
+
+def test_workers_leave_cpus_to_read_with() -> None:
+    """They would wait for ever: reading is done by tasks, which need CPUs too. The shared Ray has 4."""
+    for settings in (["train.cpus_per_worker=4"], ["train.workers=[1,8]", "train.cpus_per_worker=1"]):
+        with pytest.raises(UsageError, match="leave none to read") as caught:
+            shape_of(load_config(None, [*settings, "train.gpu=no"]).train)
+        assert "train.cpus_per_worker" in str(caught.value.mend)
+    assert shape_of(load_config(None, ["train.cpus_per_worker=3.5"]).train).cpus == 3.5
+
+
+def test_folds_on_files_name_theirs(scans: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot find its batch size") as caught:
+        train(_config(scans, tmp_path / "run", "train.folds=2"))
+    assert "train.batch_size" in str(caught.value.mend)
