@@ -25,11 +25,16 @@ def memory_classes(items: Sequence[Item], bytes_of: Callable[[Item], int]) -> li
     ceiling = memory_ceiling()
     classes: dict[int, list[Item]] = {}
     for item in sorted(items, key=bytes_of, reverse=True):
-        declared = SMALLEST_CLASS
-        while declared < bytes_of(item):
-            declared *= 2
-        classes.setdefault(min(declared, ceiling), []).append(item)
+        classes.setdefault(min(class_of(bytes_of(item)), ceiling), []).append(item)
     return sorted(classes.items(), reverse=True)
+
+
+def class_of(wanted: int) -> int:
+    """The class of memory that holds ``wanted`` bytes."""
+    declared = SMALLEST_CLASS
+    while declared < wanted:
+        declared *= 2
+    return declared
 
 
 def memory_at_most(wanted: int) -> int:

@@ -1,4 +1,4 @@
-"""The doctor: every case of a folder examined in parallel on Ray Data, before any training."""
+"""The doctor: every case of a folder examined in parallel on Ray, before any training."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
-
-import ray
-from ray.data import DataContext
 
 from segray import formats, storage
 from segray.case import LabelMap
@@ -23,11 +20,10 @@ from segray.doctor.whole import conclude, usable
 from segray.errors import UsageError
 from segray.formats.source import CaseSource, Discovery
 from segray.grid import Grid, resolve_grid
-from segray.pipelines.admission import memory_classes
+from segray.pipelines.case_tasks import run_on_cases
 from segray.pipelines.failures import reason_for
 from segray.pipelines.headers import Planned, read_headers
 from segray.pipelines.ingest import INGEST_TASK_CPUS, bytes_needed
-from segray.pipelines.pace import paced_context
 from segray.pipelines.runtime import nodes, ray_session
 from segray.shards.manifest import SPLITS
 
@@ -37,11 +33,6 @@ NO_IMAGE, NO_LABELS = "The labels have no image.", "The image has no labels."
 """Reasons of :mod:`segray.formats` that get a name of their own."""
 
 SHEET_CASES = 12
-
-CASES_A_TASK = 16
-TASKS_A_CPU = 8
-"""So many tasks of several cases share the work evenly; more would leave a CPU idle for some 50 ms after each, which is
-as long as a small case takes."""
 
 
 def doctor(
@@ -164,24 +155,12 @@ def _examined(
 ) -> Iterator[CaseReport]:
     """The report of every case as it is finished."""
     text = None if label_map is None else label_map.to_json()
-    arguments = (text, None if grid is None else grid.to_dict(), config.model_dump_json())
-    for declared, group in memory_classes(planned, bytes_needed):
-        for row in _mapped(examine_row, arguments, group, declared):
-            yield CaseReport.from_dict(json.loads(row["report"]))
-
-
-def _mapped(
-    function: Callable[..., dict[str, Any]], arguments: tuple[Any, ...], group: Sequence[Planned], declared: int
-) -> Iterator[dict[str, Any]]:
-    context = paced_context()
-    cpus = sum(node.cpus for node in nodes())
-    tasks = min(len(group), max(int(TASKS_A_CPU * cpus), len(group) // CASES_A_TASK))
-    with DataContext.current(context):
-        items = [{"source": case.source.to_json()} for case in group]
-        dataset = ray.data.from_items(items, override_num_blocks=tasks).map(
-            function, fn_args=arguments, num_cpus=INGEST_TASK_CPUS, memory=declared
-        )
-    yield from dataset.iter_rows()
+    shared = (text, None if grid is None else grid.to_dict(), config.model_dump_json())
+    for done in run_on_cases(examine_row, planned, shared, bytes_of=bytes_needed, cpus=INGEST_TASK_CPUS):
+        if done.result is None:
+            yield broken(done.item.source, done.reason)
+        else:
+            yield CaseReport.from_dict(json.loads(done.result["report"]))
 
 
 def examine_row(row: dict[str, Any], label_map: str | None, grid: dict[str, Any] | None, config: str) -> dict[str, Any]:
@@ -211,10 +190,10 @@ def _for_sheet(diagnosis: Diagnosis, planned: Sequence[Planned], count: int) -> 
 
 def _tiles(chosen: Sequence[Planned], label_map: LabelMap | None, config: IngestConfig) -> Iterator[Tile]:
     text = None if label_map is None else label_map.to_json()
-    for declared, group in memory_classes(chosen, bytes_needed):
-        for row in _mapped(tile_row, (text, config.overlap), group, declared):
-            if row["tile"]:
-                yield Tile.from_dict(json.loads(row["tile"]))
+    shared = (text, config.overlap)
+    for done in run_on_cases(tile_row, chosen, shared, bytes_of=bytes_needed, cpus=INGEST_TASK_CPUS):
+        if done.result is not None and done.result["tile"]:
+            yield Tile.from_dict(json.loads(done.result["tile"]))
 
 
 def tile_row(row: dict[str, Any], label_map: str | None, overlap: str) -> dict[str, Any]:

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import ray
-
 from segray import formats
 from segray.formats.source import CaseSource
+from segray.pipelines.case_tasks import run_tasks
 from segray.pipelines.failures import reason_for
 
 CASES_A_TASK = 16
@@ -54,26 +53,35 @@ def read_headers(
     Returns:
         the planned cases in the order given, and those that cannot be read with the reason in words.
     """
-    if not cases:
-        return [], []
     step = max(CASES_A_TASK, -(-len(cases) // TASKS_AT_MOST))
-    # Ray Data takes tens of microseconds a row, so a row holds the cases of a whole task.
-    items = [
-        {"first": first, "sources": json.dumps([case.to_json() for case in cases[first : first + step]])}
-        for first in range(0, len(cases), step)
-    ]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
-        read_header_block, fn_kwargs={"with_label_values": with_label_values}, num_cpus=HEADER_TASK_CPUS
-    )
+    rows = _read(cases, range(len(cases)), step, with_label_values)
+    # What killed the worker is one case of its block: each gets a task of its own.
+    rows |= _read(cases, [number for number, row in rows.items() if "header" not in row], 1, with_label_values)
     planned, broken = [], []
-    for block in sorted(dataset.take_all(), key=lambda block: int(block["first"])):
-        for row in json.loads(block["rows"]):
-            source = cases[int(row["number"])]
-            if row["reason"]:
-                broken.append((source, str(row["reason"])))
-            else:
-                planned.append(_planned(source, json.loads(row["header"])))
+    for number, case in enumerate(cases):
+        if rows[number]["reason"]:
+            broken.append((case, str(rows[number]["reason"])))
+        else:
+            planned.append(_planned(case, json.loads(rows[number]["header"])))
     return planned, broken
+
+
+def _read(
+    cases: Sequence[CaseSource], numbers: Sequence[int], step: int, with_label_values: bool
+) -> dict[int, dict[str, Any]]:
+    """The rows of :func:`read_header_row` by number; only a reason for the cases of a lost task."""
+    blocks = [numbers[first : first + step] for first in range(0, len(numbers), step)]
+    found: dict[int, dict[str, Any]] = {}
+    for done in run_tasks(
+        read_header_block,
+        blocks,
+        (with_label_values,),
+        argument=lambda block: [cases[number].to_json() for number in block],
+        cpus=HEADER_TASK_CPUS,
+    ):
+        rows = done.result or [{"reason": done.reason}] * len(done.item)
+        found |= dict(zip(done.item, rows, strict=True))
+    return found
 
 
 def _planned(source: CaseSource, header: dict[str, Any]) -> Planned:
@@ -89,14 +97,12 @@ def _planned(source: CaseSource, header: dict[str, Any]) -> Planned:
     )
 
 
-def read_header_block(block: dict[str, Any], *, with_label_values: bool) -> dict[str, Any]:
-    """The headers of consecutive cases, as a JSON list of the rows of :func:`read_header_row`."""
-    sources = enumerate(json.loads(block["sources"]), start=int(block["first"]))
-    rows = [{"number": number, "source": source} for number, source in sources]
-    remote = not with_label_values and any("://" in row["source"] for row in rows)
+def read_header_block(sources: Sequence[str], with_label_values: bool) -> list[dict[str, Any]]:
+    """The rows of :func:`read_header_row` for several cases."""
+    rows = [{"number": number, "source": source} for number, source in enumerate(sources)]
+    remote = not with_label_values and any("://" in source for source in sources)
     with ThreadPoolExecutor(REMOTE_THREADS if remote else 1) as pool:
-        found = list(pool.map(partial(read_header_row, with_label_values=with_label_values), rows))
-    return {"first": block["first"], "rows": json.dumps(found)}
+        return list(pool.map(partial(read_header_row, with_label_values=with_label_values), rows))
 
 
 def read_header_row(row: dict[str, Any], *, with_label_values: bool) -> dict[str, Any]:

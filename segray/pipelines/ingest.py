@@ -1,4 +1,4 @@
-"""From a folder of cases to shards, in parallel over cases on Ray Data."""
+"""From a folder of cases to shards, in parallel over cases on Ray."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import ray
-from ray.data import DataContext
 
 from segray import formats, storage
 from segray.case import Case, LabelMap, channel_volumes, voxel_statistics
@@ -22,10 +20,9 @@ from segray.config import Config
 from segray.errors import CaseError, UsageError
 from segray.formats.source import CaseSource, Discovery
 from segray.grid import Grid, fill_value, resolve_grid
-from segray.pipelines.admission import memory_classes
+from segray.pipelines.case_tasks import run_on_cases
 from segray.pipelines.failures import reason_for
 from segray.pipelines.headers import Planned, read_headers
-from segray.pipelines.pace import paced_context
 from segray.pipelines.runtime import MIB, ray_session
 from segray.resample import image_to_grid, labels_to_grid
 from segray.shards.index import build_index
@@ -196,18 +193,16 @@ def _make_parts(
     """The facts of all parts, kept or written; the number written; the failures."""
     facts: list[PartFacts] = []
     failed: list[Failure] = []
-    written = done = 0
-    for declared, group in memory_classes(planned, bytes_needed):
-        for row in _run(group, declared, recipe, folder):
-            done += 1
-            made = read_part_facts(folder, row["case_id"]) if not row["reason"] else None
-            if made is not None:
-                facts.append(made)
-                written += int(row["written"])
-            else:
-                failed.append((row["case_id"], row["reason"] or "The part that was written cannot be read."))
-            if watcher is not None:
-                watcher(row, done, len(planned))
+    written = 0
+    for done, row in enumerate(_rows(planned, recipe, folder), start=1):
+        made = read_part_facts(folder, row["case_id"]) if not row["reason"] else None
+        if made is not None:
+            facts.append(made)
+            written += int(row["written"])
+        else:
+            failed.append((row["case_id"], row["reason"] or "The part that was written cannot be read."))
+        if watcher is not None:
+            watcher(row, done, len(planned))
     return sorted(facts, key=lambda part: part.case_id), written, sorted(failed)
 
 
@@ -216,14 +211,9 @@ def bytes_needed(case: Planned) -> int:
     return case.voxel_bytes * 6 + 256 * MIB
 
 
-def _run(group: Sequence[Planned], declared: int, recipe: Recipe, folder: str) -> Iterator[dict[str, Any]]:
-    context = paced_context()
-    with DataContext.current(context):
-        items = [{"source": case.source.to_json()} for case in group]
-        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
-            ingest_row, fn_args=(recipe, folder), num_cpus=INGEST_TASK_CPUS, memory=declared
-        )
-    yield from dataset.iter_rows()
+def _rows(planned: Sequence[Planned], recipe: Recipe, folder: str) -> Iterator[dict[str, Any]]:
+    for done in run_on_cases(ingest_row, planned, (recipe, folder), bytes_of=bytes_needed, cpus=INGEST_TASK_CPUS):
+        yield done.result or {"case_id": done.item.source.case_id, "reason": done.reason, "written": False}
 
 
 def ingest_row(row: dict[str, Any], recipe: Recipe, folder: str) -> dict[str, Any]:
