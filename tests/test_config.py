@@ -219,5 +219,5 @@ def test_yes_and_no_are_words_although_yaml_reads_them_as_truth_values(tmp_path:
     config = load_config(str(path), [])
     assert (config.train.gpu, config.predict.gpu) == ("no", "yes")
     assert load_config(None, ["train.gpu=no"]).train.gpu == "no"
-    with pytest.raises(UsageError, match="train.gpu"):
+    with pytest.raises(UsageError, match=r"train\.gpu"):
         load_config(None, ["train.gpu=1"])

@@ -33,8 +33,8 @@ Watcher = Callable[[dict[str, Any]], None]
 Failure = tuple[str, str]
 
 GROUP_TIMEOUT_S = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "25"
-"""How long an elastic training waits for the room that Ray says there is. Ray hears of a lost node only every 20 seconds,
-and would else wait a minute for its CPUs."""
+"""How long an elastic training waits for the room that Ray says there is: Ray looks for lost nodes every 20 seconds,
+and would else wait a minute for their CPUs."""
 
 LOOK_FOR_NODES_S = 30.0
 """Seconds between looks for room for more workers of an elastic training; taking them costs the epoch under way."""
