@@ -67,7 +67,7 @@ lint: $(VENV)/.dev ## ruff and import-linter
 
 types: $(VENV)/.dev ## mypy --strict
 	@$(BIN)/mypy
-	@MYPYPATH=benchmarks $(BIN)/mypy benchmarks/*.py benchmarks/quality/*.py
+	@MYPYPATH=benchmarks:benchmarks/quality $(BIN)/mypy benchmarks/*.py benchmarks/quality/*.py
 
 clean: ## remove the virtual environment, caches and the demo
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info build
