@@ -155,10 +155,12 @@ class LabelMap:
     Attributes:
         values: name to label value, without background, values unique and at least 1.
         overlapping: a voxel may belong to several structures; at most :data:`MOST_OVERLAPPING` of them.
+        ignored: the label value of voxels that nobody judged, which neither teach nor measure; 0: there is none.
     """
 
     values: Mapping[str, int]
     overlapping: bool = False
+    ignored: int = 0
 
     def __post_init__(self) -> None:
         if not self.values:
@@ -168,6 +170,15 @@ class LabelMap:
             raise UsageError(f"The label map gives one value to two structures: {dict(self.values)}.")
         if min(found) < 1 or max(found) > 65535:
             raise UsageError("Label values lie between 1 and 65535; 0 is background.")
+        if self.ignored in found or not 0 <= self.ignored <= 65535:
+            raise UsageError(
+                f"The value {self.ignored} of ignored voxels is that of a structure, or lies outside of 1 to 65535."
+            )
+        if self.overlapping and self.ignored:
+            raise UsageError(
+                "Where structures overlap, no voxel can be ignored.",
+                mend="Set ingest.ignore=0, or ingest.overlap=smallest.",
+            )
         if self.overlapping and len(found) > MOST_OVERLAPPING:
             raise UsageError(
                 f"{len(found)} structures are too many to overlap: segray keeps at most {MOST_OVERLAPPING}.",
@@ -191,6 +202,11 @@ class LabelMap:
         return len(self.values) + (not self.overlapping)
 
     @property
+    def ignored_index(self) -> int | None:
+        """What ignored voxels are in channel indices: one more than the last structure; None where there are none."""
+        return len(self.values) + 1 if self.ignored else None
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """The smallest unsigned type that holds all values; for overlapping labels a bit for every structure."""
         highest = (1 << len(self.values)) - 1 if self.overlapping else max(self.values.values())
@@ -208,12 +224,14 @@ class LabelMap:
     def to_index(self, labels: Volume) -> Volume:
         """Label values to channel indices 0..n; bit fields of overlapping labels stay what they are.
 
-        Raises CaseError on a value, or a bit, that the map does not name.
+        Ignored voxels become :attr:`ignored_index`. Raises CaseError on a value, or a bit, that the map does not name.
         """
         if self.overlapping:
             return self._checked_bits(labels)
-        indices = np.arange(len(self._value_of_index), dtype=np.uint8 if self.channels <= 256 else np.uint16)
-        return self._looked_up(labels, indices, same=self.is_contiguous)
+        count = self.channels + (self.ignored > 0)
+        indices = np.arange(count, dtype=np.uint8 if count <= 256 else np.uint16)
+        same = self.is_contiguous and self.ignored in (0, self.channels)
+        return self._looked_up(labels, indices, same=same)
 
     def to_value(self, indices: Volume) -> Volume:
         """Channel indices to label values, as uint8 or uint16; bit fields of overlapping labels stay what they are."""
@@ -226,17 +244,17 @@ class LabelMap:
 
         Raises CaseError on a value that the map does not name.
         """
-        bits = [0, *(1 << number for number in range(len(self.values)))]
+        bits = [0, *(1 << number for number in range(len(self.values))), *([0] if self.ignored else [])]
         return self._looked_up(labels, np.array(bits, dtype=np.min_scalar_type(bits[-1])), same=False)
 
     def _looked_up(self, labels: Volume, found: NDArray[Any], *, same: bool) -> Volume:
-        """``found[index]`` for every label value; ``same``: known values are their own indices."""
+        """``found[index]`` for every label value, ignored ones last; ``same``: known values are their own indices."""
         highest = int(labels.max(initial=0))
         if same and highest < len(found):
             return labels.astype(found.dtype, copy=False)
-        size = max(highest, int(self._value_of_index[-1])) + 1
+        size = max(highest, int(self._value_of_index[-1]), self.ignored) + 1
         lookup, known = np.zeros(size, found.dtype), np.zeros(size, np.bool_)
-        places = self._value_of_index.astype(np.int64)
+        places = np.array([0, *self.values.values(), *([self.ignored] if self.ignored else [])])
         lookup[places], known[places] = found, True
         unknown = [int(value) for value in np.unique(labels) if not known[value]]
         if unknown:
@@ -258,10 +276,13 @@ class LabelMap:
     def to_json(self) -> str:
         """The text of ``label_map.json``: ``{"background": 0, "liver": 1, ...}``.
 
-        Overlapping labels: ``{"overlapping": true, "labels": {"liver": 1, ...}}``.
+        Overlapping labels: ``{"overlapping": true, "labels": {"liver": 1, ...}}``; ignored voxels: ``{"ignored": 255,
+        "labels": {"liver": 1, ...}}``.
         """
         if self.overlapping:
             return json.dumps({"overlapping": True, "labels": dict(self.values)}, indent=1)
+        if self.ignored:
+            return json.dumps({"ignored": self.ignored, "labels": dict(self.values)}, indent=1)
         return json.dumps({"background": 0, **self.values}, indent=1)
 
     @classmethod
@@ -272,9 +293,10 @@ class LabelMap:
             nested = isinstance(table.get("labels"), dict)
             pairs = table["labels"] if nested else table
             values = {str(name): int(value) for name, value in pairs.items() if int(value) != 0}
+            ignored = int(table.get("ignored", 0)) if nested else 0
         except (ValueError, AttributeError, TypeError) as error:
             raise UsageError(f"label_map.json is not a table of names and integers ({error}).") from error
-        return cls(values, overlapping=nested and table.get("overlapping") is True)
+        return cls(values, overlapping=nested and table.get("overlapping") is True, ignored=ignored)
 
 
 @dataclass

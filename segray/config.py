@@ -127,6 +127,11 @@ class IngestConfig(Section):
         None, "structure names and label values, such as {liver: 1}; empty: taken from the folder, and printed"
     )
     structures: list[str] | None = setting(None, "keep only these structures; empty: all")
+    ignore: Annotated[int, Field(ge=0, le=65535)] = setting(
+        0,
+        "label value of voxels that nobody judged: they neither teach nor measure; 0: none, or what dataset.json calls "
+        "ignore",
+    )
     overlap: Literal["smallest", "refuse", "keep"] = setting(
         "smallest",
         "a voxel in several masks goes to the smallest structure, or the case is refused, or it keeps all of them: "

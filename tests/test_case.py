@@ -174,3 +174,24 @@ def test_overlapping_maps_survive_json_and_exclusive_ones_keep_their_text() -> N
     exclusive = LabelMap({"overlapping": 1, "labels": 2})
     assert json.loads(exclusive.to_json()) == {"background": 0, "overlapping": 1, "labels": 2}
     assert LabelMap.from_json(exclusive.to_json()) == exclusive
+
+
+@pytest.mark.parametrize("values", [{"a": 1, "b": 2}, {"a": 3, "b": 7}])
+@pytest.mark.parametrize("ignored", [5, 255, 300])
+def test_ignored_voxels_have_an_index_of_their_own(values: dict[str, int], ignored: int) -> None:
+    label_map = LabelMap(values, ignored=ignored)
+    labels = np.array([[[0, *values.values(), ignored]]], np.uint16)
+    assert label_map.to_index(labels).tolist() == [[[0, 1, 2, 3]]]
+    assert label_map.ignored_index == 3
+    assert label_map.channels == 3
+    with pytest.raises(CaseError, match=r"\[4\]"):
+        label_map.to_index(np.array([[[4]]], np.uint16))
+    assert LabelMap.from_json(label_map.to_json()) == label_map
+    assert LabelMap(values).ignored_index is None
+
+
+def test_an_ignored_value_is_none_of_the_structures_and_none_where_they_overlap() -> None:
+    with pytest.raises(UsageError, match="is that of a structure"):
+        LabelMap({"a": 1}, ignored=1)
+    with pytest.raises(UsageError, match="no voxel can be ignored"):
+        LabelMap({"a": 1}, overlapping=True, ignored=2)

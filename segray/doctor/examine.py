@@ -253,7 +253,8 @@ def _count_labels(labels: Volume, label_map: LabelMap | None, source: CaseSource
         known = names or {f"label_{value}": value for value in found}
     else:
         known = dict(label_map.values)
-    outside = {value: count for value, count in found.items() if value not in set(known.values())}
+    named = {*known.values(), label_map.ignored if label_map is not None else 0}
+    outside = {value: count for value, count in found.items() if value not in named}
     return LabelFacts({name: found.get(value, 0) for name, value in known.items()}, annotated, outside)
 
 

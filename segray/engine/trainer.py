@@ -136,11 +136,13 @@ class Trainer:
         wrap: Callable[[nn.Module], nn.Module] | None = None,
         overlapping: bool = False,
         structures: Sequence[str] = (),
+        ignored: int | None = None,
     ) -> None:
         """Move the network to the device; ``wrap`` may put DistributedDataParallel around it.
 
         With ``overlapping`` labels are bit fields, and each output of the network is a structure by itself.
-        ``structures`` are the names of the label map, for ``loss.class_weights``.
+        ``structures`` are the names of the label map, for ``loss.class_weights``. Pixels of the index ``ignored`` count
+        in no term of the loss.
         """
         self.config, self.normalisation, self.rank, self.overlapping = config, normalisation, rank, overlapping
         self.device = torch.device(device)
@@ -148,7 +150,7 @@ class Trainer:
         self.network = network.to(self.device).to(memory_format=self._format)  # type: ignore[call-overload]
         self.model = wrap(self.network) if wrap is not None else self.network
         self._optimiser = build_optimiser(self.network, config.optim, self.device)
-        self._objective = Objective(config.loss, structures, overlapping=overlapping)
+        self._objective = partial(Objective(config.loss, structures, overlapping=overlapping), ignored=ignored)
         self._parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         self._statistics = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
         self._has_dropout = config.net.dropout > 0

@@ -22,13 +22,14 @@ def count_batch(logits: Tensor, labels: Tensor, case_index: Tensor, counts: Tens
 
     Args:
         logits: (n, L, H, W) scores.
-        labels: (n, H, W) channel indices below L.
+        labels: (n, H, W) channel indices below L; pixels from L on are ignored: background in truth and prediction.
         case_index: (n) int64, the row of ``counts`` that a slice belongs to.
         counts: (cases, L, 3) int64: pixels in the overlap, of the truth, of the prediction; changed in place.
     """
     cases, channels = counts.shape[:2]
-    predicted = logits.argmax(1)
-    truth = labels.long()
+    judged = labels < channels
+    predicted = logits.argmax(1) * judged
+    truth = labels.long() * judged
     base = case_index[:, None, None] * channels
     size = cases * channels
     hit = torch.where(predicted == truth, base + truth, size)

@@ -87,21 +87,28 @@ def volume_labels(
         UsageError: ``ingest.structures`` names what is not there.
     """
     values = dict(config.labels or dataset or {})
+    marked = 0 if config.labels else values.pop("ignore", 0)
     if config.labels:
         notes.append("Label values come from ingest.labels.")
     elif dataset:
         notes.append(f"Label values come from dataset.json: {len(values)} structures.")
-    ignored = {} if config.labels else {name: values.pop(name) for name in ("ignore",) if name in values}
-    if ignored:
-        notes.append("Voxels that dataset.json marks as ignore count as background.")
+    ignored = config.ignore or marked
+    if ignored and config.overlap == "keep":
+        notes.append(f"Voxels of the value {ignored} count as background: where labels overlap, none can be ignored.")
+    elif ignored:
+        notes.append(f"Voxels of the value {ignored} are ignored: they neither teach nor measure.")
     if not values:
         if config.structures:
             raise UsageError("ingest.structures needs names, and this folder gives its labels none.", mend=MEND)
         notes.append("No names of the labels were found; they are named after the values in the files.")
-        return None, tuple(ignored.values())
+        if config.ignore:
+            raise UsageError("ingest.ignore needs names of the other labels.", mend=MEND)
+        return None, (marked,) if marked else ()
     kept = _kept(values, config)
     dropped = [value for name, value in values.items() if name not in kept]
-    return LabelMap({name: values[name] for name in kept}), (*dropped, *ignored.values())
+    if config.overlap == "keep":
+        return LabelMap({name: values[name] for name in kept}), (*dropped, *([ignored] if ignored else []))
+    return LabelMap({name: values[name] for name in kept}, ignored=ignored), tuple(dropped)
 
 
 def mask_labels(found: Iterable[str], config: IngestConfig, notes: list[str]) -> LabelMap | None:

@@ -104,6 +104,7 @@ def save_bundle(
         "channels": list(channels),
         "label_map": dict(label_map.values),
         "overlapping": label_map.overlapping,
+        "ignored": label_map.ignored,
         "grid": grid.to_dict(),
         "normalisation": normalisation.to_dict(),
         "plane": plane,
@@ -171,6 +172,7 @@ def load_bundle(folder: str) -> Bundle:
             label_map=LabelMap(
                 {str(name): int(value) for name, value in table["label_map"].items()},
                 overlapping=bool(table.get("overlapping")),
+                ignored=int(table.get("ignored", 0)),
             ),
             grid=Grid.from_dict(table["grid"]),
             normalisation=Normalisation.from_dict(table["normalisation"]),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import ray
 
 from segray import formats, storage
@@ -98,6 +99,8 @@ def _pairs(folder: str, truth: str, config: Config) -> tuple[list[CaseSource], L
             mend="Name the folder that holds the true labels.",
         )
     chosen, note = _of_split(found, config.evaluate.split, _bundle_split(folder))
+    if discovery.label_map is not None:
+        label_map = replace(label_map, ignored=discovery.label_map.ignored or label_map.ignored)
     return [labelled[case_id] for case_id in sorted(chosen)], label_map, [note, *_unnamed(label_map, discovery)]
 
 
@@ -157,8 +160,14 @@ def measure_case(source: CaseSource, mask_path: str, label_map: LabelMap) -> lis
             f"The mask has {mask.shape} voxels and the truth {true.shape}.",
             mend="Predict the case again from its image.",
         )
-    counts = count_case(label_map.to_index(true), label_map.to_index(mask), label_map)
-    return case_rows(source.case_id, counts, label_map, geometry.voxel_ml, mask.size)
+    truth, found = label_map.to_index(true), label_map.to_index(mask)
+    unjudged = 0
+    if label_map.ignored:
+        judged = truth != label_map.ignored_index
+        unjudged = judged.size - int(np.count_nonzero(judged))
+        truth, found = truth * judged, found * judged
+    counts = count_case(truth, found, label_map)
+    return case_rows(source.case_id, counts, label_map, geometry.voxel_ml, mask.size - unjudged)
 
 
 def _measure_patients(folder: str, rows: list[dict[str, Any]], patients: dict[str, str]) -> list[str]:

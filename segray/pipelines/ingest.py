@@ -72,15 +72,20 @@ class Recipe:
     level: int
     pixels: bool = True
     channels: Sequence[str] = ()
+    ignored: int = 0
 
     @property
     def hash(self) -> str:
         """Short SHA-256 of the recipe."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode("utf-8")).hexdigest()[:16]
+        table = asdict(self)
+        if not self.ignored:
+            # As before there were ignored voxels, so that no part is made again for it.
+            del table["ignored"]
+        return hashlib.sha256(json.dumps(table, sort_keys=True).encode("utf-8")).hexdigest()[:16]
 
     def labels(self) -> LabelMap:
         """The label map; its structures may overlap where masks keep all their voxels."""
-        return LabelMap(self.label_map, overlapping=self.overlap == "keep")
+        return LabelMap(self.label_map, overlapping=self.overlap == "keep", ignored=self.ignored)
 
 
 def ingest(
@@ -184,6 +189,7 @@ def _recipe(config: Config, label_map: LabelMap, planned: Sequence[Planned]) -> 
         settings.codec,
         settings.level,
         channels=planned[0].channels,
+        ignored=label_map.ignored,
     )
 
 
@@ -263,6 +269,8 @@ def slices_of_case(case: Case, label_map: LabelMap, grid: Grid, fingerprint: str
     indices = label_map.to_index(case.labels)
     channels = channel_volumes(case.voxels)
     voxels = channels[0] if len(channels) == 1 else case.voxels
+    ignored = label_map.ignored_index or 0
+    foreground = np.where(indices == ignored, 0, indices) if ignored else indices
     statistics = [voxel_statistics(volume) for volume in channels]
     seed = zlib.crc32(case.case_id.encode("utf-8"))
     filled = replace(grid, fill=fill_value(channels[0]))
@@ -276,11 +284,12 @@ def slices_of_case(case: Case, label_map: LabelMap, grid: Grid, fingerprint: str
         z_first=float(case.geometry.lps_affine[2, 3]),
         mean=[mean for mean, _ in statistics],
         sd=[sd for _, sd in statistics],
-        intensity=[case_intensity(volume, indices, seed) for volume in channels],
+        intensity=[case_intensity(volume, foreground, seed) for volume in channels],
         fingerprint=fingerprint,
         recipe=recipe,
         notes=case.notes,
         overlapping=label_map.overlapping,
+        ignored=ignored,
     )
 
 

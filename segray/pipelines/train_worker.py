@@ -131,6 +131,7 @@ class _Session:
             wrap=self._wrap if self.world > 1 else None,
             overlapping=self.label_map.overlapping,
             structures=self.label_map.names,
+            ignored=self.label_map.ignored_index,
         )
         self.trainer.spare(self.run.history().get("spared") or {})
         self.known = KnownLabels.of_manifest(self.manifest) if config.loss.missing == "mask" else None

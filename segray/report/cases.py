@@ -79,10 +79,12 @@ def _draw(files: PredictionFiles, case: Chosen, target: str) -> None:
     for volume, what in ((voxels, "image"), (truth, "truth")):
         if volume is not None and volume.shape != predicted.shape:
             raise CaseError(f"the {what} has {volume.shape} voxels and the mask {predicted.shape}.")
+    if truth is not None:
+        truth = files.label_map.to_index(truth)
     figure = overlay(
         voxels,
         geometry.spacing,
-        None if truth is None else files.label_map.to_index(truth),
+        truth,
         files.label_map.to_index(predicted),
         files.label_map.names,
         f"{case.case_id}: {case.why}",

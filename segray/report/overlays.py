@@ -180,9 +180,9 @@ def contour(
 
 
 def areas(labels: NDArray[Any], structures: int, overlapping: bool) -> Areas:
-    """Where each structure of a plane is, by its index from 1; absent ones are left out."""
+    """Where each structure of a plane is, by its index from 1; absent ones and ignored pixels are left out."""
     if not overlapping:
-        return {int(index): labels == index for index in np.unique(labels) if index > 0}
+        return {int(index): labels == index for index in np.unique(labels) if 0 < index <= structures}
     found = {number + 1: (labels >> number & 1) > 0 for number in range(structures)}
     return {index: inside for index, inside in found.items() if inside.any()}
 

@@ -180,6 +180,7 @@ class Manifest:
             "schema_version": SCHEMA_VERSION,
             "label_map": {"background": 0, **self.label_map.values},
             "overlapping": self.label_map.overlapping,
+            "ignored": self.label_map.ignored,
             "grid": self.grid.to_dict(),
             "channels": list(self.channels),
             "intensity": [asdict(channel) for channel in self.intensity],
@@ -204,7 +205,11 @@ def load_manifest(folder: str) -> Manifest:
                 mend="Run segray ingest again.",
             )
         return Manifest(
-            replace(LabelMap.from_json(json.dumps(table["label_map"])), overlapping=bool(table.get("overlapping"))),
+            replace(
+                LabelMap.from_json(json.dumps(table["label_map"])),
+                overlapping=bool(table.get("overlapping")),
+                ignored=int(table.get("ignored", 0)),
+            ),
             Grid.from_dict(table["grid"]),
             [IntensityStats(**channel) for channel in table["intensity"]],
             [PartEntry(**part) for part in table["parts"]],

@@ -42,6 +42,7 @@ class CaseSlices:
         recipe: hash of the way here.
         notes: sentences for the manifest.
         overlapping: the labels are bit fields.
+        ignored: the index of pixels that nobody judged, which are no foreground; 0: there are none.
     """
 
     case_id: str
@@ -56,6 +57,7 @@ class CaseSlices:
     recipe: str
     notes: list[str]
     overlapping: bool = False
+    ignored: int = 0
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ def _groups(case: CaseSlices, rows_per_group: int, codec: Codec, level: int) -> 
         zs = range(start, min(start + rows_per_group, len(images)))
         columns = _image_columns(case, zs, images[start : zs.stop])
         if labels is not None and case.labels is not None:
-            columns |= _label_columns(case.labels[start : zs.stop], labels[start : zs.stop], case.overlapping)
+            columns |= _label_columns(case, labels[start : zs.stop], slice(start, zs.stop))
         yield columns
 
 
@@ -200,13 +202,17 @@ def _image_columns(case: CaseSlices, zs: range, images: list[bytes]) -> dict[str
     }
 
 
-def _label_columns(labels: Volume, data: list[bytes], overlapping: bool) -> dict[str, list[Any]]:
+def _label_columns(case: CaseSlices, data: list[bytes], zs: slice) -> dict[str, list[Any]]:
+    if case.labels is None:
+        raise ValueError("a case without labels has no columns of them")
+    labels = case.labels[zs]
+    judged = np.where(labels == case.ignored, 0, labels) if case.ignored else labels
     return {
         "labels": data,
         "labels_crc": [checksum(encoded) for encoded in data],
         "labels_dtype": [labels.dtype.name] * len(labels),
-        "present": _present_bits(labels) if overlapping else _present(labels),
-        "foreground": [int(np.count_nonzero(plane)) for plane in labels],
+        "present": _present_bits(labels) if case.overlapping else _present(judged),
+        "foreground": [int(np.count_nonzero(plane)) for plane in judged],
     }
 
 

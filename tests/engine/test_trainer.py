@@ -105,6 +105,42 @@ def test_the_terms_of_the_config_are_trained_with_the_names_of_the_structures() 
         _trainer(config, structures=["liver"])
 
 
+@pytest.mark.parametrize("deep", [False, True])
+def test_what_lies_under_ignored_pixels_is_not_learnt(deep: bool) -> None:
+    config = parse_config(
+        {
+            "net": {"features": [4, 4, 8, 8], "deep_supervision": deep},
+            "augment": {"enabled": False},
+            "train": {"precision": "float32"},
+        }
+    )
+    weights = []
+    for value in (0, 1):
+        batch = _batch(0)
+        hidden = batch.labels.clone()
+        hidden[:, :, :6] = value
+        step = _trainer(config, ignored=2)
+        ignoring = hidden.clone()
+        ignoring[:, :, :6] = 2
+        step.step(replace(batch, labels=ignoring), epoch=1, step=0, progress=0.0)
+        weights.append(torch.cat([one.detach().flatten() for one in step.network.parameters()]))
+        told = _trainer(config)
+        told.step(replace(batch, labels=hidden), epoch=1, step=0, progress=0.0)
+        assert not torch.equal(weights[-1], torch.cat([one.detach().flatten() for one in told.network.parameters()]))
+    assert torch.equal(*weights)
+
+
+def test_a_batch_of_ignored_pixels_alone_teaches_nothing() -> None:
+    config = parse_config({"net": {"features": [8, 16]}, "augment": {"enabled": False}, "optim": {"weight_decay": 0.0}})
+    trainer = _trainer(config, ignored=2)
+    before = copy.deepcopy(trainer.network.state_dict())
+    batch = _batch(0)
+    result = trainer.step(replace(batch, labels=torch.full_like(batch.labels, 2)), epoch=1, step=0, progress=0.0)
+    assert result.loss == 0
+    for name, parameter in trainer.network.named_parameters():
+        assert torch.equal(parameter, before[name]), name
+
+
 def test_not_finite_batch_is_skipped_with_its_cases_and_changes_nothing() -> None:
     trainer = _trainer(_config())
     trainer.step(_batch(0), epoch=0, step=0, progress=0.0)

@@ -29,6 +29,19 @@ def test_counts_equal_a_loop() -> None:
             assert counts[case, label].tolist() == expected
 
 
+def test_ignored_pixels_count_neither_for_nor_against() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 3, 8, 9, generator=generator)
+    labels = torch.randint(0, 4, (1, 8, 9), generator=generator, dtype=torch.uint8)
+    counts = torch.zeros(1, 3, 3, dtype=torch.int64)
+    count_batch(logits, labels, torch.tensor([0]), counts)
+    judged, predicted = labels < 3, logits.argmax(1)
+    for label in (1, 2):
+        hits = int((judged & (labels == label) & (predicted == label)).sum())
+        truth, found = int((labels == label).sum()), int((judged & (predicted == label)).sum())
+        assert counts[0, label].tolist() == [hits, truth, found]
+
+
 def test_dice_of_counts() -> None:
     counts = torch.tensor([[[3, 4, 6], [0, 0, 0], [0, 5, 0]]])
     dice = dice_of_counts(counts)[0]

@@ -124,13 +124,36 @@ def test_dataset_json_of_both_styles(fill: Any, dataset: dict[str, Any]) -> None
     assert values(found(folder, labels={"tumour": 5})) == {"tumour": 5}
 
 
-def test_ignored_voxels_are_background(fill: Any) -> None:
+def test_ignored_voxels_are_of_no_structure_and_no_background(fill: Any) -> None:
     folder = fill("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
     (folder / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "liver": 1, "ignore": 2}}))
     discovery = found(folder)
     assert values(discovery) == {"liver": 1}
+    assert discovery.cases[0].dropped == ()
+    assert discovery.label_map is not None
+    assert discovery.label_map.ignored == 2
+    assert "Voxels of the value 2 are ignored: they neither teach nor measure." in discovery.notes
+
+
+def test_where_labels_overlap_ignored_voxels_are_background(fill: Any) -> None:
+    folder = fill("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    (folder / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "liver": 1, "ignore": 2}}))
+    discovery = found(folder, overlap="keep")
     assert discovery.cases[0].dropped == (2,)
-    assert any("ignore" in note for note in discovery.notes)
+    assert discovery.label_map is not None
+    assert discovery.label_map.ignored == 0
+    assert any(note.startswith("Voxels of the value 2 count as background") for note in discovery.notes)
+
+
+def test_the_user_may_name_the_value_that_is_ignored(fill: Any) -> None:
+    folder = fill("images/a.nii.gz", "labels/a.nii.gz")
+    discovery = found(folder, labels={"liver": 1}, ignore=255)
+    assert discovery.label_map is not None
+    assert discovery.label_map.ignored == 255
+    with pytest.raises(UsageError, match="needs names of the other labels"):
+        found(folder, ignore=255)
+    with pytest.raises(UsageError, match="is that of a structure"):
+        found(folder, labels={"liver": 1}, ignore=1)
 
 
 @pytest.mark.parametrize(
