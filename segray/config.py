@@ -446,10 +446,10 @@ class TrainConfig(Section):
     )
     mix_mib: PositiveInt = setting(128, "compressed slices kept to be mixed, a worker", "MiB")
     decode_threads: PositiveInt = setting(2, "threads that decompress slices, a worker", "threads")
-    trackers: list[Literal["tensorboard", "mlflow", "wandb"]] = setting(
+    trackers: list[Literal["tensorboard", "mlflow", "wandb", "swanlab"]] = setting(
         ["tensorboard"],
-        "where curves and pictures go besides the CSV files of the run folder: any of tensorboard, mlflow, wandb; "
-        "[]: nowhere",
+        "where curves and pictures go besides the CSV files of the run folder: any of tensorboard, mlflow, wandb, "
+        "swanlab; []: nowhere",
     )
     histograms_every: Count = setting(
         0, "epochs between histograms of weights and gradients in TensorBoard; 0: none", "epochs"

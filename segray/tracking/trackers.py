@@ -28,7 +28,18 @@ def _wandb(start: Start) -> Tracker:
     return WandB(start)
 
 
-OPENERS: Mapping[str, Opener] = {"tensorboard": _tensorboard, "mlflow": _mlflow, "wandb": _wandb}
+def _swanlab(start: Start) -> Tracker:
+    from segray.tracking.swanlab_offline import SwanLab
+
+    return SwanLab(start)
+
+
+OPENERS: Mapping[str, Opener] = {
+    "tensorboard": _tensorboard,
+    "mlflow": _mlflow,
+    "wandb": _wandb,
+    "swanlab": _swanlab,
+}
 """Names of ``train.trackers``; a library is imported when its tracker is opened."""
 
 
