@@ -30,11 +30,12 @@ def check_size(reader: ByteReader, needed: int) -> None:
     """
     memory = machine_memory()
     if needed > memory:
-        raise CaseError(f"{reader.name} claims {_shown(needed)} of voxels; this machine has {_shown(memory)} memory.")
+        claim = f"{reader.name} claims {shown_bytes(needed)} of voxels"
+        raise CaseError(f"{claim}; this machine has {shown_bytes(memory)} memory.")
     if reader.packed and needed > max(BOMB_BYTES, reader.stored * BOMB_RATIO):
         ratio = needed // max(reader.stored, 1)
         raise CaseError(
-            f"{reader.name} would expand {ratio} times, to {_shown(needed)}: no scan does, so it is left alone.",
+            f"{reader.name} would expand {ratio} times, to {shown_bytes(needed)}: no scan does, so it is left alone.",
             mend="If it is one, save it without compression.",
         )
 
@@ -53,5 +54,6 @@ def machine_memory() -> int:
     return min(found)
 
 
-def _shown(count: int) -> str:
+def shown_bytes(count: int) -> str:
+    """A number of bytes for people, in MB or GB."""
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{max(count / 1e6, 0.1):,.1f} MB"

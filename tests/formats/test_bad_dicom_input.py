@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from ingested import rows_of
+from isal import isal_zlib
 from made_dicoms import ramp, save_enhanced, save_seg, save_series
 from pydicom.dataset import FileDataset
-from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from segray import formats
 from segray.config import IngestConfig
@@ -36,10 +38,10 @@ class Archive:
 
     def put(self, name: str, change: Change | None = None, volume: Any = VOLUME) -> list[Path]:
         self._count += 1
-        uids = {"series": f"1.1.{self._count}", "frame": f"1.2.{self._count}"}
-        paths = save_series(self.root / name, volume, change=change, **uids)  # type: ignore[arg-type]
+        uids: dict[str, Any] = {"series": f"1.1.{self._count}", "frame": f"1.2.{self._count}"}
+        paths = save_series(self.root / name, volume, change=change, **uids)
         (self.root / "labels").mkdir(exist_ok=True)
-        save_seg(self.root / "labels" / f"{name}.dcm", {"liver": MASK}, **uids)  # type: ignore[arg-type]
+        save_seg(self.root / "labels" / f"{name}.dcm", {"liver": MASK}, **uids)
         return paths
 
     def rows(self) -> dict[str, str]:
@@ -200,3 +202,84 @@ def test_slices_of_air_between_others_are_read_however_well_they_pack(archive: A
     volume[4:] = np.random.default_rng(0).integers(0, 2000, (2, 1024, 1024))
     archive.put("airy", lambda number, made: made.compress(syntax), volume)
     assert archive.header_reason("airy") == ""
+
+
+ZEROS = bytes(1 << 24)
+PIXELS = b"\xe0\x7f\x10\x00OW\0\0"
+PRIVATE = b"\xdf\x7f\x10\x10OB\0\0"
+"""An element that stands before the pixels and that nobody reads."""
+
+
+def deflated(number: int, made: FileDataset) -> None:
+    made.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+
+
+def swell(path: Path, tag: bytes, count: int) -> None:
+    """Put ``count`` zeros into an element of a deflated file, in place of its pixels."""
+    data = path.read_bytes()
+    start = data.index(DeflatedExplicitVRLittleEndian.encode()) + len(DeflatedExplicitVRLittleEndian)
+    start = next(at for at in range(start, len(data)) if _inflates(data[at:]))
+    inside = isal_zlib.decompress(data[start:], wbits=-15)
+    packer = isal_zlib.compressobj(1, isal_zlib.DEFLATED, -15)
+    with open(path, "wb") as stream:
+        stream.write(data[:start])
+        stream.write(packer.compress(inside[: inside.index(PIXELS)] + tag + count.to_bytes(4, "little")))
+        for begin in range(0, count, len(ZEROS)):
+            stream.write(packer.compress(ZEROS[: min(len(ZEROS), count - begin)]))
+        stream.write(packer.compress(PIXELS + bytes(4)) + packer.flush())
+
+
+def _inflates(data: bytes) -> bool:
+    try:
+        return PIXELS in isal_zlib.decompress(data, wbits=-15)
+    except isal_zlib.IsalError:
+        return False
+
+
+BOMBS: dict[str, tuple[Change | None, bytes, str]] = {
+    "pixels": (each(Rows=12000, Columns=12000), PIXELS, "too small for its header"),
+    "pixels that nobody claims": (None, PIXELS, ""),
+    "before the pixels": (None, PRIVATE, "expands to more than 134.2 MB"),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_deflated_bomb_costs_little_memory_while_headers_are_read(archive: Archive, name: str) -> None:
+    change, tag, words = BOMBS[name]
+
+    def packed(number: int, made: FileDataset) -> None:
+        deflated(number, made)
+        if change is not None:
+            change(number, made)
+
+    for path in archive.put("bomb", packed)[:2]:
+        swell(path, tag, 12000 * 12000 * 2)
+        assert path.stat().st_size < 700_000
+    tracemalloc.start()
+    problems = dict(formats.discover(str(archive.root), IngestConfig()).problems)
+    reason = next((found for where, found in problems.items() if "/bomb/" in where), "")
+    if not reason:
+        reason = archive.header_reason("bomb")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert words in reason
+    assert bool(words) is bool(reason)
+    assert peak < 350_000_000
+
+
+def test_a_deflated_bomb_is_a_row(archive: Archive) -> None:
+    early, late = archive.put("early", deflated)[0], archive.put("late", deflated)[0]
+    swell(early, PRIVATE, 200_000_000)
+    swell(late, PIXELS, 1_200_000_000)
+    reasons = archive.rows()
+    assert "expands to more than 134.2 MB" in reasons[str(early)]
+    assert "expands to more than 1.1 GB" in reasons["late"]
+
+
+@pytest.mark.parametrize("kept", [-3, -100])
+def test_a_cut_deflated_file_is_a_row(archive: Archive, kept: int) -> None:
+    path = archive.put("bad", deflated)[5]
+    path.write_bytes(path.read_bytes()[:kept])
+    reasons = archive.rows()
+    assert "no whole DICOM file" in reasons[str(path)]
+    assert reasons["bad"] == ""
