@@ -19,13 +19,14 @@ PAIRS = (("images", "labels"), ("imagesTr", "labelsTr"))
 LABEL_FOLDERS = frozenset({MASKS, *(labels for _, labels in PAIRS)})
 LABEL_ENDINGS = ("_mask", "_seg", "_label", "_labels", "_segmentation")
 
+BESIDE = "{} lies beside {}; it is left out."
 IS_FOLDER = "{} is a folder, not a file; what lies in it is left out."
 
 
 def is_totalseg(root: str) -> bool:
     """True for a folder of folders with a scan each, or such a folder itself."""
     folders, files = listing(root)
-    return bool(_scan_of(files) or any(_scan_of(_readable(storage.join(root, folder))[1]) for folder in folders))
+    return bool(_scans_of(files) or any(_scans_of(_readable(storage.join(root, folder))[1]) for folder in folders))
 
 
 def is_pairs(root: str) -> bool:
@@ -36,8 +37,9 @@ def is_pairs(root: str) -> bool:
     return any(labels in folders for _, labels in PAIRS) or not is_totalseg(root)
 
 
-def _scan_of(files: list[str]) -> str | None:
-    return next((scan for scan in SCANS if scan in files), None)
+def _scans_of(names: list[str]) -> list[str]:
+    """The scans among the names of one folder; the first is the case's."""
+    return [scan for scan in SCANS if scan in names]
 
 
 def _readable(folder: str) -> tuple[list[str], list[str]]:
@@ -51,7 +53,7 @@ def _readable(folder: str) -> tuple[list[str], list[str]]:
 def read_totalseg(root: str, found: Findings) -> Discovery:
     """A folder a case with ct.nii.gz, and a mask a structure in segmentations/."""
     folders, files = listing(root)
-    places = [root] if _scan_of(files) else [storage.join(root, folder) for folder in folders]
+    places = [root] if _scans_of(files) else [storage.join(root, folder) for folder in folders]
     for place in places:
         _read_totalseg_case(place, found)
     named = [name for case in found.cases.values() for name in case.masks]
@@ -70,15 +72,16 @@ def _read_totalseg_case(place: str, found: Findings) -> None:
     except SegrayError as error:
         found.problems.append((case_id, str(error)))
         return
-    scan = _scan_of(files)
+    scans = _scans_of(files)
     masks = _masks_of(case_id, storage.join(place, MASKS), named, found)
-    if scan is not None:
+    if scans:
         kinds = {kind_of(path) for path in masks.values()}
         label_kind = "volume" if "volume" in kinds else "nifti"
-        image = storage.join(place, scan)
-        found.add(CaseSource(case_id, image, masks=masks, kind=kind_of(scan), label_kind=label_kind))
-    elif odd := _scan_of(folders):
-        found.problems.append((case_id, IS_FOLDER.format(odd)))
+        image = storage.join(place, scans[0])
+        found.add(CaseSource(case_id, image, masks=masks, kind=kind_of(image), label_kind=label_kind))
+        found.problems += [(case_id, BESIDE.format(other, scans[0])) for other in scans[1:]]
+    elif odd := _scans_of(folders):
+        found.problems.append((case_id, IS_FOLDER.format(odd[0])))
     elif masks and found.labelled:
         found.problems.append((case_id, "The folder has masks, but no ct.nii.gz."))
 
@@ -157,7 +160,7 @@ def _first_files(names: list[str], prefix: str, found: Findings) -> dict[str, st
     endings = list(KINDS)
     for base, same in by_base.items():
         same.sort(key=lambda name: endings.index(name[len(base) :].lower()))
-        reasons = [f"{name} lies beside {same[0]}; it is left out." for name in same[1:]]
+        reasons = [BESIDE.format(name, same[0]) for name in same[1:]]
         found.problems += [(prefix + base, reason) for reason in reasons]
     return {base: same[0] for base, same in sorted(by_base.items())}
 
