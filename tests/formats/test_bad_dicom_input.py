@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from ingested import rows_of
 from isal import isal_zlib
@@ -194,6 +195,26 @@ def test_a_multi_frame_header_that_lies_is_refused_with_the_headers(archive: Arc
     assert path.read_bytes().count(rows + b"\x40\x00") == 1
     path.write_bytes(path.read_bytes().replace(rows + b"\x40\x00", rows + b"\x80\x00"))
     assert "128x64 pixels in 40 frames" in archive.header_reason("multi")
+
+
+@pytest.mark.parametrize("syntax", ["", RLELossless])
+def test_labels_that_claim_more_than_their_file_holds_are_a_row(archive: Archive, syntax: str) -> None:
+    archive.put("bad")
+    path = archive.root / "labels" / "bad.dcm"
+    made = pydicom.dcmread(path)
+    if syntax:
+        made.BitsAllocated, made.BitsStored, made.HighBit, made.SegmentationType = 8, 8, 7, "FRACTIONAL"
+        made.MaximumFractionalValue = 1
+        made.PixelData = (MASK[MASK.any(axis=(1, 2))] > 0).astype(np.uint8).tobytes()
+        made.compress(syntax)
+    made.Rows, made.Columns = 20000, 20000
+    made.save_as(path)
+    tracemalloc.start()
+    reason = archive.rows()["bad"]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert "bad.dcm claims frames of 20000x20000 pixels" in reason
+    assert peak < 100_000_000
 
 
 @pytest.mark.parametrize("syntax", PACKED.values())
