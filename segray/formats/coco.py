@@ -14,7 +14,7 @@ from segray.formats.case_table import SPLITS
 from segray.formats.coco_file import CocoFile, CocoImage, load_coco
 from segray.formats.coco_labels import IMAGE
 from segray.formats.findings import Findings, shown
-from segray.formats.folder import is_file, listing
+from segray.formats.folder import is_file, leads_out, listing
 from segray.formats.label_names import mask_labels
 from segray.formats.picture_folders import channel_details, picture_stem, split_folders, unique_ids
 from segray.formats.source import CaseSource, Discovery
@@ -67,7 +67,10 @@ def read_coco(root: str, found: Findings) -> Discovery:
     Raises:
         UsageError: settings name a structure that no annotation has.
     """
-    sets = [_images(one, file, found) for one in _sets(root) if (file := _loaded(one, found)) is not None]
+    folders, _ = listing(root, root, found.problems)
+    if "images" in folders:
+        listing(storage.join(root, "images"), root, found.problems)
+    sets = [_images(one, file, root, found) for one in _sets(root) if (file := _loaded(one, found)) is not None]
     ids = unique_ids({one.told.name: list(one.images) for one in sets})
     used = _used(sets, found)
     label_map = mask_labels(used, found.config, found.notes) if found.labelled else None
@@ -84,7 +87,7 @@ def read_coco(root: str, found: Findings) -> Discovery:
 
 
 def _sets(root: str) -> list[_Set]:
-    folders, files = listing(root)
+    folders, files = listing(root, root)
     sets = [_Set(storage.join(root, BESIDE), root, "", "")] if BESIDE in files else []
     for name, split in split_folders(root).items():
         place = storage.join(root, name)
@@ -107,8 +110,8 @@ def _split(name: str) -> str:
 
 def _image_folder(root: str, name: str) -> str:
     """The folder of the images of ``instances_<name>.json``."""
-    folders = listing(root)[0]
-    deeper = listing(storage.join(root, "images"))[0] if "images" in folders else []
+    folders = listing(root, root)[0]
+    deeper = listing(storage.join(root, "images"), root)[0] if "images" in folders else []
     if name in folders:
         return storage.join(root, name)
     if name in deeper:
@@ -124,12 +127,12 @@ def _loaded(one: _Set, found: Findings) -> CocoFile | None:
         return None
 
 
-def _images(one: _Set, file: CocoFile, found: Findings) -> _Found:
+def _images(one: _Set, file: CocoFile, root: str, found: Findings) -> _Found:
     """The images of a file that lie in its folder; others are problems."""
     result = _Found(one, file)
-    there: dict[str, set[str]] = {}
+    there: dict[str, set[str] | None] = {}
     for entry in file.images.values():
-        reason = _unusable(entry, one.folder, there)
+        reason = _unusable(entry, one.folder, root, there)
         stem = picture_stem(entry.file_name.replace("/", "_"))
         if reason is None and stem is not None and stem in result.images:
             reason = f"{one.path} names {entry.file_name} beside {result.images[stem][0].file_name}; it is left out."
@@ -142,7 +145,8 @@ def _images(one: _Set, file: CocoFile, found: Findings) -> _Found:
     return result
 
 
-def _unusable(entry: CocoImage, folder: str, there: dict[str, set[str]]) -> str | None:
+def _unusable(entry: CocoImage, folder: str, root: str, there: dict[str, set[str] | None]) -> str | None:
+    """Why the picture of an entry cannot be used; ``there`` keeps the listings, None of what lies outside."""
     name = entry.file_name
     below, _, base = name.rpartition("/")
     if name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/"):
@@ -150,8 +154,12 @@ def _unusable(entry: CocoImage, folder: str, there: dict[str, set[str]]) -> str 
     if picture_stem(base) is None:
         return f"{shown(name)} is no picture that segray reads."
     if below not in there:
-        there[below] = set(listing(storage.join(folder, below) if below else folder)[1])
-    return None if base in there[below] else f"{shown(name)} is named by the annotations, but is not in {folder}."
+        place = storage.join(folder, below) if below else folder
+        there[below] = None if leads_out(root, place) else set(listing(place, root)[1])
+    names = there[below]
+    if names is None:
+        return f"{shown(name)} lies behind a link that leads out of {root}; it is left out."
+    return None if base in names else f"{shown(name)} is named by the annotations, but is not in {folder}."
 
 
 def _source(case_id: str, entry: CocoImage, path: str, one: _Found, look: Mapping[str, Any]) -> CaseSource:

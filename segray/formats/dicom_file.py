@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import math
+import threading
 import warnings
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pydicom
 from pydicom import config as pydicom_config
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from segray import storage
 from segray.errors import CaseError, SegrayError
+from segray.formats.dicom_deflated import Inflated, is_deflated
 
 # Archives are full of values that break a rule of the standard; segray checks those that it uses itself.
 pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
 warnings.filterwarnings("ignore", category=UserWarning, module=r"pydicom\.")
 
 MEND = "Copy it again from its source."
+
+_INFLATING = threading.Lock()
 
 Dataset = Any
 """A pydicom Dataset; pydicom's types are not followed."""
@@ -28,13 +33,14 @@ def read_dataset(path: str, *, tags: Sequence[str] | None = None, pixels: bool =
     """The elements of a file, or the named ones only, without pixels unless asked for.
 
     Raises:
-        CaseError: no DICOM file, or damaged.
+        CaseError: no DICOM file, damaged, or deflated and expanding as no file does.
     """
+    wanted: dict[str, Any] = {"stop_before_pixels": not pixels, "specific_tags": None if tags is None else list(tags)}
     try:
         with _opened(path) as file:
-            return pydicom.dcmread(
-                file, stop_before_pixels=not pixels, specific_tags=None if tags is None else list(tags), force=True
-            )
+            if is_deflated(file):
+                return _read_deflated(file, path, wanted)
+            return pydicom.dcmread(file, force=True, **wanted)
     except OSError as error:
         raise CaseError(f"{path} cannot be read ({error.strerror or error}).") from error
     except (MemoryError, SegrayError):
@@ -43,9 +49,19 @@ def read_dataset(path: str, *, tags: Sequence[str] | None = None, pixels: bool =
         raise CaseError(f"{path} is no whole DICOM file ({_told(error)}).", mend=MEND) from error
 
 
+def _read_deflated(file: Any, path: str, wanted: dict[str, Any]) -> Dataset:
+    # Headers are read by several threads, each of which would hold the bytes of a file.
+    with _INFLATING:
+        inflated = Inflated(file, path, pixels=not wanted["stop_before_pixels"])
+        dataset = pydicom.dcmread(inflated.file, force=True, **wanted)
+        inflated.check()
+        dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        return dataset
+
+
 def _opened(path: str) -> AbstractContextManager[Any]:
     if not storage.is_remote(path):
-        return nullcontext(storage.absolute(path))
+        return open(storage.absolute(path), "rb")
     fs, inner = storage.filesystem(path)
     opened: AbstractContextManager[Any] = fs.open_input_file(inner)
     return opened

@@ -17,6 +17,10 @@ from segray.formats.label_grid import NEAR
 MEND = "Export it on the grid of its series."
 
 
+MOST_SLICES = 4
+"""Slices of the series whose pixels a frame may have: it may reach beyond them, empty."""
+
+
 def segment_names(dataset: Dataset) -> dict[int, str]:
     """Segment number to its label; the background of a label map is left out."""
     found: dict[int, str] = {}
@@ -46,6 +50,7 @@ def draw_segments(
     if kind == "FRACTIONAL":
         notes.append("The DICOM SEG holds fractions; voxels with at least half of the maximum are inside.")
     half = max(integer(dataset, "MaximumFractionalValue", 255), 1) / 2 if kind == "FRACTIONAL" else 1
+    _check_frames(dataset, path, geometry)
     frames = items(dataset, "PerFrameFunctionalGroupsSequence")
     if not frames:
         raise CaseError(f"{path} has frames without a position.", mend="Export it again.")
@@ -63,6 +68,16 @@ def draw_segments(
         for number in of_it:
             _put(inside, decoded(dataset, path, _index(frames, number)) >= half, places[number], path)
         yield segment, inside
+
+
+def _check_frames(dataset: Dataset, path: str, geometry: Geometry) -> None:
+    """Refuse frames that no slice of the series could hold, before one is unpacked. Raises CaseError."""
+    rows, columns = integer(dataset, "Rows"), integer(dataset, "Columns")
+    _, *sides = sorted(geometry.shape)
+    if rows * columns > MOST_SLICES * sides[0] * sides[1]:
+        raise CaseError(
+            f"{path} claims frames of {rows}x{columns} pixels, far more than the slices of its series have.", mend=MEND
+        )
 
 
 def _of_label_map(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from segray.errors import CaseError
-from segray.formats.dicom_file import Dataset, integer, items, numbers, read_dataset, text
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from segray.errors import CaseError, SegrayError
+from segray.formats.dicom_file import MEND, Dataset, integer, items, numbers, read_dataset, text
+from segray.formats.folder import file_state
+from segray.formats.limits import BOMB_RATIO
 
 THREADS = 8
 """Headers read at once: they wait for the disk or the network, not for each other."""
@@ -40,6 +44,10 @@ TAGS = (
 )
 
 
+PLAIN = frozenset({"", ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian})
+"""Transfer syntaxes that store pixels as they are; empty: old files that name none."""
+
+
 @dataclass(frozen=True)
 class SliceHeader:
     """One slice of a series.
@@ -62,6 +70,8 @@ class SliceHeader:
         inverted: the photometric interpretation is MONOCHROME1.
         samples: values a pixel.
         table: stored values go through a modality LUT instead of slope and intercept.
+        unpacked: bytes of pixels that the header of a packed file claims for it; 0: the file is not packed.
+        stored: bytes of its file, of a multi-frame file its share.
     """
 
     path: str
@@ -81,6 +91,8 @@ class SliceHeader:
     inverted: bool
     samples: int
     table: bool
+    unpacked: int = 0
+    stored: int = 0
 
     @property
     def is_integral(self) -> bool:
@@ -89,22 +101,55 @@ class SliceHeader:
 
 
 def read_slices(paths: Sequence[str]) -> list[SliceHeader]:
-    """The slices in the files of one series, in the order of the files. Raises CaseError."""
+    """The slices in the files of one series, in the order of the files.
+
+    Raises:
+        CaseError: damaged, no image, or headers that claim more pixels than the files can hold.
+    """
     with ThreadPoolExecutor(THREADS) as pool:
-        return [one for found in pool.map(slices_of_file, paths) for one in found]
+        slices = [one for found in pool.map(slices_of_file, paths) for one in found]
+    # Packed slices are judged together: one of air alone may expand further than any scan does.
+    if sum(one.unpacked for one in slices) > BOMB_RATIO * sum(one.stored for one in slices if one.unpacked):
+        raise _too_small(next(one for one in slices if one.unpacked), len(slices))
+    return slices
 
 
 def slices_of_file(path: str) -> list[SliceHeader]:
-    """The slices of one file. Raises CaseError: damaged, or no image."""
+    """The slices of one file. Raises CaseError: damaged, no image, or too small for the pixels that it claims."""
     dataset = read_dataset(path, tags=TAGS)
     try:
         frames = items(dataset, "PerFrameFunctionalGroupsSequence")
         shared = items(dataset, "SharedFunctionalGroupsSequence")
-        if not frames:
-            return [_slice(path, -1, dataset, [dataset])]
-        return [_slice(path, number, dataset, [frame, *shared, dataset]) for number, frame in enumerate(frames)]
+        if frames:
+            found = [_slice(path, number, dataset, [frame, *shared, dataset]) for number, frame in enumerate(frames)]
+        else:
+            found = [_slice(path, -1, dataset, [dataset])]
+        bits, count = integer(dataset, "BitsAllocated", 16), integer(dataset, "NumberOfFrames", 1)
     except CaseError as error:
         raise CaseError(f"{path}: {error.message}", mend=error.mend) from error
+    claimed = found[0].rows * found[0].columns * found[0].samples * bits // 8
+    plain = text(dataset.file_meta, "TransferSyntaxUID") in PLAIN
+    return _with_room(found, claimed, max(count, len(found)), plain=plain)
+
+
+def _with_room(slices: list[SliceHeader], claimed: int, frames: int, *, plain: bool) -> list[SliceHeader]:
+    """The slices of a file with what is known of its room. Raises CaseError where plain pixels exceed it."""
+    try:
+        stored = file_state(slices[0].path)[0]
+    except SegrayError as error:
+        raise CaseError(str(error)) from error
+    if plain and claimed * frames > stored:
+        raise _too_small(slices[0], frames)
+    unpacked = 0 if plain else claimed * frames // len(slices)
+    return [replace(one, unpacked=unpacked, stored=stored // len(slices)) for one in slices]
+
+
+def _too_small(header: SliceHeader, frames: int) -> CaseError:
+    place = f" in {frames} frames" if header.frame >= 0 else ""
+    return CaseError(
+        f"{header.path} is too small for its header, which claims {header.rows}x{header.columns} pixels{place}.",
+        mend=MEND,
+    )
 
 
 def _slice(path: str, frame: int, dataset: Dataset, places: list[Dataset]) -> SliceHeader:

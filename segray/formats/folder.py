@@ -17,6 +17,8 @@ DETACHED = (".raw", ".zraw")
 Left = list[tuple[str, str]]
 """(path below the folder that was searched, reason) of what a search left out."""
 
+LEADS_OUT = "The link leads to a folder outside of the one that is searched; it is left out. Link its files instead."
+
 
 def stem(name: str) -> str | None:
     """A file name without the ending of a volume file; None for other and hidden files."""
@@ -44,17 +46,33 @@ def with_detached(path: str) -> tuple[str, ...]:
     return (path, *(path[:-4] + end for end in DETACHED))
 
 
-def listing(uri: str) -> tuple[list[str], list[str]]:
-    """Sorted names of the folders and of the files in ``uri``, hidden ones left out; empty if it is no folder."""
+def listing(uri: str, top: str | None = None, left: Left | None = None) -> tuple[list[str], list[str]]:
+    """Sorted names of the folders and of the files in ``uri``, hidden ones left out; empty if it is no folder.
+
+    Args:
+        uri: the folder.
+        top: the folder that is searched, ``uri`` or one above it. A link to a folder outside of it is not followed,
+            since it could lead to all of the disk: it is no name of the result, and is added to ``left``. Links to
+            files are files. None: ``uri`` was named by the user, and all links are followed.
+        left: where to note what is left out.
+    """
     import pyarrow.fs as pafs
 
     if not storage.is_remote(uri):
-        return _local_listing(storage.absolute(uri))
+        return _local_listing(storage.absolute(uri), None if top is None else storage.absolute(top), left)
     fs, path = storage.filesystem(uri)
     infos = fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))
     folders = [info.base_name for info in infos if info.type == pafs.FileType.Directory]
     files = [info.base_name for info in infos if info.type == pafs.FileType.File]
     return sorted(filter(_visible, folders)), sorted(filter(_visible, files))
+
+
+def leads_out(top: str, uri: str) -> bool:
+    """Whether links on the way from ``top`` to ``uri`` below it lead outside of ``top``; ``top`` may be a link."""
+    if storage.is_remote(top):
+        return False
+    real = os.path.realpath(storage.absolute(top))
+    return os.path.commonpath([real, os.path.realpath(storage.absolute(uri))]) != real
 
 
 def is_file(uri: str) -> bool:
@@ -70,8 +88,7 @@ def is_file(uri: str) -> bool:
 def walk(uri: str, left: Left | None = None) -> Iterator[tuple[str, list[str]]]:
     """Every folder below ``uri`` as (path relative to it, file names), sorted, each real folder once.
 
-    A link to a folder outside of ``uri`` is not followed: it could lead to all of the disk. It is added to ``left``,
-    as is a folder that cannot be read. Links to files are files.
+    What :func:`listing` leaves out is added to ``left``, as is a folder that cannot be read.
     """
     yield from _walk(uri, "", set(), [] if left is None else left)
 
@@ -97,14 +114,22 @@ def _visible(name: str) -> bool:
     return not name.startswith((".", "__MACOSX"))
 
 
-def _local_listing(root: str) -> tuple[list[str], list[str]]:
+def _local_listing(root: str, top: str | None, left: Left | None) -> tuple[list[str], list[str]]:
     folders: list[str] = []
     files: list[str] = []
+    if top is not None and leads_out(top, root):
+        return folders, files
     try:
         with os.scandir(root) as entries:
             for entry in entries:
-                if _visible(entry.name):
-                    (folders if _is_folder(entry) else files).append(entry.name)
+                if not _visible(entry.name):
+                    continue
+                if not _is_folder(entry):
+                    files.append(entry.name)
+                elif top is None or not entry.is_symlink() or not leads_out(top, entry.path):
+                    folders.append(entry.name)
+                elif left is not None:
+                    left.append((os.path.relpath(entry.path, top), LEADS_OUT))
     except (FileNotFoundError, NotADirectoryError):
         return [], []
     except OSError as error:
@@ -127,7 +152,7 @@ def _walk(root: str, below: str, seen: set[str], left: Left) -> Iterator[tuple[s
         return
     seen.add(real)
     try:
-        folders, files = listing(here)
+        folders, files = listing(here, root, left)
     except SegrayError as error:
         if not below:
             raise
@@ -135,16 +160,4 @@ def _walk(root: str, below: str, seen: set[str], left: Left) -> Iterator[tuple[s
         return
     yield below, files
     for folder in folders:
-        deeper = storage.join(below, folder) if below else folder
-        if _leads_out(root, deeper):
-            left.append((deeper, "The link leads to a folder outside of the one that is searched; it is left out."))
-        else:
-            yield from _walk(root, deeper, seen, left)
-
-
-def _leads_out(root: str, below: str) -> bool:
-    if storage.is_remote(root):
-        return False
-    top = os.path.realpath(storage.absolute(root))
-    path = storage.join(storage.absolute(root), below)
-    return os.path.islink(path) and os.path.commonpath([top, os.path.realpath(path)]) != top
+        yield from _walk(root, storage.join(below, folder) if below else folder, seen, left)

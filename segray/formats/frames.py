@@ -70,7 +70,7 @@ def is_frames(root: str) -> bool:
     """True for a folder of pictures, with or without masks, or for one picture."""
     if is_file(root):
         return picture_stem(root.rsplit("/", 1)[-1]) is not None
-    return any(_image_folder(place) is not None for place in [root, *_splits(root)])
+    return any(_image_folder(place, root) is not None for place in [root, *_splits(root)])
 
 
 def read_frames(root: str, found: Findings) -> Discovery:
@@ -112,9 +112,9 @@ def _splits(root: str) -> dict[str, tuple[str, str]]:
     return {storage.join(root, name): (name, split) for name, split in split_folders(root).items()}
 
 
-def _image_folder(place: str) -> str | None:
+def _image_folder(place: str, root: str) -> str | None:
     """The folder that holds the pictures of ``place``; None where none does."""
-    folders, files = listing(place)
+    folders, files = listing(place, root)
     for name in IMAGE_FOLDERS:
         if name in folders:
             inside = _files(storage.join(place, name))
@@ -144,17 +144,23 @@ def _places(root: str, found: Findings) -> list[_Place]:
     tried = {root: ("", ""), **_splits(root)}
     places = []
     for path, (name, split) in tried.items():
-        folder = _image_folder(path)
+        below, _ = listing(path, root, found.problems)
+        folder = _image_folder(path, root)
         if folder is not None:
-            places.append(_place(path, folder, name, split, found))
+            place = _place(folder, name, split, found)
+            _add_masks(place, path, folder, below, found)
+            places.append(place)
     return places
 
 
-def _place(path: str, folder: str, name: str, split: str, found: Findings) -> _Place:
+def _place(folder: str, name: str, split: str, found: Findings) -> _Place:
     images, twice, others = pictures_of(folder, listing(folder)[1])
-    place = _Place(name, split, images, others=others)
     found.problems += twice
-    below = listing(path)[0]
+    return _Place(name, split, images, others=others)
+
+
+def _add_masks(place: _Place, path: str, folder: str, below: Sequence[str], found: Findings) -> None:
+    """Add the masks in the folders ``below`` a path; ``folder`` holds the pictures."""
     for mask_folder in below:
         structure = _structure(mask_folder)
         if structure is None and mask_folder == LABEL_FOLDER and not any(map(_structure, below)):
@@ -170,7 +176,6 @@ def _place(path: str, folder: str, name: str, split: str, found: Findings) -> _P
         found.problems += twice
     if folder == path and not place.masks:
         _masks_beside(place)
-    return place
 
 
 def _masks_beside(place: _Place) -> None:

@@ -19,41 +19,44 @@ PAIRS = (("images", "labels"), ("imagesTr", "labelsTr"))
 LABEL_FOLDERS = frozenset({MASKS, *(labels for _, labels in PAIRS)})
 LABEL_ENDINGS = ("_mask", "_seg", "_label", "_labels", "_segmentation")
 
+BESIDE = "{} lies beside {}; it is left out."
 IS_FOLDER = "{} is a folder, not a file; what lies in it is left out."
 
 
 def is_totalseg(root: str) -> bool:
     """True for a folder of folders with a scan each, or such a folder itself."""
-    folders, files = listing(root)
-    return bool(_scan_of(files) or any(_scan_of(_readable(storage.join(root, folder))[1]) for folder in folders))
+    folders, files = listing(root, root)
+    places = [storage.join(root, folder) for folder in folders]
+    return bool(_scans_of(files) or any(_scans_of(_readable(place, root)[1]) for place in places))
 
 
 def is_pairs(root: str) -> bool:
     """True for images/ with labels/, or imagesTr/ with or without labelsTr/."""
-    folders, _ = listing(root)
+    folders, _ = listing(root, root)
     if not any(images in folders for images, _ in PAIRS):
         return False
     return any(labels in folders for _, labels in PAIRS) or not is_totalseg(root)
 
 
-def _scan_of(files: list[str]) -> str | None:
-    return next((scan for scan in SCANS if scan in files), None)
+def _scans_of(names: list[str]) -> list[str]:
+    """The scans among the names of one folder; the first is the case's."""
+    return [scan for scan in SCANS if scan in names]
 
 
-def _readable(folder: str) -> tuple[list[str], list[str]]:
+def _readable(folder: str, root: str) -> tuple[list[str], list[str]]:
     """The listing of a folder; empty where it cannot be read."""
     try:
-        return listing(folder)
+        return listing(folder, root)
     except SegrayError:
         return [], []
 
 
 def read_totalseg(root: str, found: Findings) -> Discovery:
     """A folder a case with ct.nii.gz, and a mask a structure in segmentations/."""
-    folders, files = listing(root)
-    places = [root] if _scan_of(files) else [storage.join(root, folder) for folder in folders]
+    folders, files = listing(root, root, found.problems)
+    places = [root] if _scans_of(files) else [storage.join(root, folder) for folder in folders]
     for place in places:
-        _read_totalseg_case(place, found)
+        _read_totalseg_case(place, root, found)
     named = [name for case in found.cases.values() for name in case.masks]
     found.notes.insert(0, f"A folder a case, a mask a structure (TotalSegmentator): {len(found.cases)} cases.")
     label_map = mask_labels(named, found.config, found.notes) if found.labelled else None
@@ -62,23 +65,25 @@ def read_totalseg(root: str, found: Findings) -> Discovery:
     return found.finish("totalseg", label_map)
 
 
-def _read_totalseg_case(place: str, found: Findings) -> None:
+def _read_totalseg_case(place: str, root: str, found: Findings) -> None:
     case_id = place.rsplit("/", 1)[-1]
     try:
-        folders, files = listing(place)
-        named = listing(storage.join(place, MASKS))[1] if MASKS in folders else []
+        # The links of the root itself are told already.
+        folders, files = listing(place, root, None if place == root else found.problems)
+        named = listing(storage.join(place, MASKS), root, found.problems)[1] if MASKS in folders else []
     except SegrayError as error:
         found.problems.append((case_id, str(error)))
         return
-    scan = _scan_of(files)
+    scans = _scans_of(files)
     masks = _masks_of(case_id, storage.join(place, MASKS), named, found)
-    if scan is not None:
+    if scans:
         kinds = {kind_of(path) for path in masks.values()}
         label_kind = "volume" if "volume" in kinds else "nifti"
-        image = storage.join(place, scan)
-        found.add(CaseSource(case_id, image, masks=masks, kind=kind_of(scan), label_kind=label_kind))
-    elif odd := _scan_of(folders):
-        found.problems.append((case_id, IS_FOLDER.format(odd)))
+        image = storage.join(place, scans[0])
+        found.add(CaseSource(case_id, image, masks=masks, kind=kind_of(image), label_kind=label_kind))
+        found.problems += [(case_id, BESIDE.format(other, scans[0])) for other in scans[1:]]
+    elif odd := _scans_of(folders):
+        found.problems.append((case_id, IS_FOLDER.format(odd[0])))
     elif masks and found.labelled:
         found.problems.append((case_id, "The folder has masks, but no ct.nii.gz."))
 
@@ -109,13 +114,13 @@ def _keep(case: CaseSource, label_map: LabelMap, found: Findings) -> CaseSource:
 
 def read_pairs(root: str, found: Findings) -> Discovery:
     """images/ and labels/ with equal file names."""
-    folders, _ = listing(root)
+    folders, _ = listing(root, root, found.problems)
     present = [pair for pair in PAIRS if pair[0] in folders]
     if not present:
         return found.finish("pairs", None)
     image_folder, label_folder = (storage.join(root, name) for name in present[0])
-    labels = _files(label_folder, found)
-    images = group_channels(_files(image_folder, found), set(labels), dataset_channels(root), found)
+    labels = _files(label_folder, root, found)
+    images = group_channels(_files(image_folder, root, found), set(labels), dataset_channels(root), found)
     known = volume_labels(dataset_labels(root), found.config, found.notes) if found.labelled and labels else (None, ())
     label_map, dropped = known
     for case_id, image in images.items():
@@ -140,9 +145,9 @@ def _pair(case_id: str, image: Channels, labels: str | None, dropped: tuple[int,
     )
 
 
-def _files(folder: str, found: Findings) -> dict[str, str]:
+def _files(folder: str, root: str, found: Findings) -> dict[str, str]:
     """File name without ending to path; a second file of one name is a problem, as is a folder named as a file."""
-    folders, names = listing(folder)
+    folders, names = listing(folder, root, found.problems)
     found.problems += [(name, IS_FOLDER.format(name)) for name in folders if stem(name) is not None]
     return {base: storage.join(folder, name) for base, name in _first_files(names, "", found).items()}
 
@@ -157,7 +162,7 @@ def _first_files(names: list[str], prefix: str, found: Findings) -> dict[str, st
     endings = list(KINDS)
     for base, same in by_base.items():
         same.sort(key=lambda name: endings.index(name[len(base) :].lower()))
-        reasons = [f"{name} lies beside {same[0]}; it is left out." for name in same[1:]]
+        reasons = [BESIDE.format(name, same[0]) for name in same[1:]]
         found.problems += [(prefix + base, reason) for reason in reasons]
     return {base: same[0] for base, same in sorted(by_base.items())}
 
@@ -177,7 +182,7 @@ def read_images(root: str, found: Findings) -> Discovery:
         if LABEL_FOLDERS & set(parts) or any(stem(part) is not None for part in parts):
             continue
         skipped += _add_images(root, below, files, found)
-        folders = [name for name in _readable(storage.join(root, below) if below else root)[0] if stem(name)]
+        folders = [name for name in _readable(storage.join(root, below) if below else root, root)[0] if stem(name)]
         found.problems += [(storage.join(below, name), IS_FOLDER.format(name)) for name in folders]
     found.problems += left
     found.notes.insert(0, f"Images without labels: {len(found.cases)}.")

@@ -28,13 +28,41 @@ def check_size(reader: ByteReader, needed: int) -> None:
     Raises:
         CaseError: more than the machine's memory, or a small file that expands beyond all that scans do.
     """
+    _check_memory(reader, needed)
+    if needed > BOMB_BYTES:
+        _check_ratio(reader, needed, "scan")
+
+
+def check_label_size(reader: ByteReader, voxels: int, voxel_bytes: int) -> None:
+    """Refuse labels as :func:`check_size` refuses scans, where no image says how large they may be.
+
+    Real labels expand as a bomb does, so their voxels count against the limit, not the bytes of their type.
+
+    Args:
+        reader: the file.
+        voxels: that its header claims.
+        voxel_bytes: bytes of one in the file.
+
+    Raises:
+        CaseError: more than the machine's memory at a byte a voxel, or beyond all that labels do.
+    """
+    _check_memory(reader, voxels)
+    if voxels > BOMB_BYTES:
+        _check_ratio(reader, voxels * voxel_bytes, "label volume")
+
+
+def _check_memory(reader: ByteReader, needed: int) -> None:
     memory = machine_memory()
     if needed > memory:
-        raise CaseError(f"{reader.name} claims {_shown(needed)} of voxels; this machine has {_shown(memory)} memory.")
-    if reader.packed and needed > max(BOMB_BYTES, reader.stored * BOMB_RATIO):
+        claim = f"{reader.name} claims {shown_bytes(needed)} of voxels"
+        raise CaseError(f"{claim}; this machine has {shown_bytes(memory)} memory.")
+
+
+def _check_ratio(reader: ByteReader, needed: int, kind: str) -> None:
+    if reader.packed and needed > reader.stored * BOMB_RATIO:
         ratio = needed // max(reader.stored, 1)
         raise CaseError(
-            f"{reader.name} would expand {ratio} times, to {_shown(needed)}: no scan does, so it is left alone.",
+            f"{reader.name} would expand {ratio} times, to {shown_bytes(needed)}: no {kind} does, so it is left alone.",
             mend="If it is one, save it without compression.",
         )
 
@@ -53,5 +81,6 @@ def machine_memory() -> int:
     return min(found)
 
 
-def _shown(count: int) -> str:
+def shown_bytes(count: int) -> str:
+    """A number of bytes for people, in MB or GB."""
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{max(count / 1e6, 0.1):,.1f} MB"

@@ -13,8 +13,9 @@ from segray.case import Case, Geometry, Volume
 from segray.errors import SegrayError
 from segray.formats import gzip_bytes
 from segray.formats.label_grid import match_grids
+from segray.formats.limits import check_label_size
 from segray.formats.nifti_header import SIZES, read_header
-from segray.formats.nifti_voxels import file_view, label_integers, read_label_voxels, read_voxels, slabs
+from segray.formats.nifti_voxels import file_view, label_values, read_label_voxels, read_voxels
 from segray.formats.source import CaseHeader
 from segray.formats.turning import contiguous
 
@@ -46,7 +47,8 @@ def read_nifti_labels(path: str, geometry: Geometry | None) -> tuple[Volume, Geo
         geometry: the image's grid, on which the labels must lie; files may store its axes in another order.
 
     Raises:
-        CaseError: as :func:`read_nifti_image`; values that are no labels; another grid.
+        CaseError: as :func:`read_nifti_image`; values that are no labels; another grid; without ``geometry``
+            labels that expand beyond all that labels do.
     """
     reader = gzip_bytes.open_bytes(path)
     header = read_header(reader)
@@ -56,21 +58,15 @@ def read_nifti_labels(path: str, geometry: Geometry | None) -> tuple[Volume, Geo
         notes.extend(match.notes)
         if match.same_order:
             header = replace(header, geometry=geometry)
+    else:
+        check_label_size(reader, header.count, header.dtype.itemsize)
     return read_label_voxels(reader, header), header.geometry, notes
 
 
 def nifti_label_values(path: str) -> list[int]:
     """The label values of a volume without background, sorted. Raises CaseError as :func:`read_nifti_labels`."""
     reader = gzip_bytes.open_bytes(path)
-    header = read_header(reader)
-    seen = np.zeros(65536, np.bool_)
-    for _, stored in slabs(reader, header):
-        values, highest = label_integers(stored, header, path)
-        flat = values.reshape(-1, order="F")
-        if highest > 0:
-            seen[np.unique(flat) if highest > 255 else np.flatnonzero(np.bincount(flat))] = True
-    seen[0] = False
-    return [int(value) for value in np.flatnonzero(seen)]
+    return label_values(reader, read_header(reader))
 
 
 def write_nifti_mask(path: str, labels: Volume, geometry: Geometry) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from segray.case import Geometry, Volume
 from segray.errors import CaseError
 from segray.formats.gzip_bytes import ByteReader
+from segray.formats.limits import check_label_size
 from segray.formats.nifti_header import NiftiHeader
 from segray.formats.turning import copy_turned
 
@@ -137,6 +138,23 @@ def read_label_voxels(reader: ByteReader, header: NiftiHeader) -> Volume:
             target = file_view(volume, header.geometry)
         copy_turned(target[:, :, where], values)
     return volume
+
+
+def label_values(reader: ByteReader, header: NiftiHeader) -> list[int]:
+    """The label values without background, sorted, of a volume that is never in memory as a whole.
+
+    Raises:
+        CaseError: as :func:`read_label_voxels`; labels that expand beyond all that labels do.
+    """
+    check_label_size(reader, header.count, header.dtype.itemsize)
+    seen = np.zeros(65536, np.bool_)
+    for _, stored in slabs(reader, header):
+        values, highest = label_integers(stored, header, reader.name)
+        flat = values.reshape(-1, order="F")
+        if highest > 0:
+            seen[np.unique(flat) if highest > 255 else np.flatnonzero(np.bincount(flat))] = True
+    seen[0] = False
+    return [int(value) for value in np.flatnonzero(seen)]
 
 
 def label_integers(stored: Volume, header: NiftiHeader, name: str) -> tuple[NDArray[Any], int]:

@@ -13,6 +13,7 @@ from segray.errors import CaseError
 from segray.formats import gzip_bytes
 from segray.formats.gzip_bytes import ByteReader
 from segray.formats.label_grid import match_grids
+from segray.formats.limits import check_label_size
 from segray.formats.nifti_header import NiftiHeader, read_header
 from segray.formats.nifti_voxels import file_view, label_integers, slabs
 from segray.formats.painting import Painting
@@ -33,9 +34,10 @@ def one_hot_values(path: str) -> list[int]:
     """The label values 1 to n of n structures; a first volume that is the background of all others is none of them.
 
     Raises:
-        CaseError: damaged, or values other than 0 and 1.
+        CaseError: damaged, values other than 0 and 1, or volumes that expand beyond all that labels do.
     """
     reader, header = _open(path)
+    check_label_size(reader, header.count, header.dtype.itemsize * header.volumes)
     structures = header.volumes - _starts_with_background(reader, header)
     return list(range(1, structures + 1))
 

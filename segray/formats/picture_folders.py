@@ -45,7 +45,7 @@ def pictures_of(folder: str, files: Sequence[str]) -> tuple[dict[str, str], list
 
 def split_folders(root: str) -> dict[str, str]:
     """The folders of ``root`` whose name says a split (train, valid, val, validation, test), each with its split."""
-    return {name: SPLITS[name.lower()] for name in listing(root)[0] if name.lower() in SPLITS}
+    return {name: SPLITS[name.lower()] for name in listing(root, root)[0] if name.lower() in SPLITS}
 
 
 def unique_ids(places: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], str]:

@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 from segray import storage
 from segray.errors import CaseError, SegrayError
 from segray.formats.folder import file_state
 from segray.formats.limits import machine_memory
+from segray.formats.png_rows import lacks_rows
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -45,6 +47,9 @@ GREY_SCALES = {2: 85, 4: 17}
 
 DAMAGES = (OSError, SyntaxError, ValueError, KeyError, IndexError, TypeError, AttributeError, ArithmeticError)
 """What Pillow raises where a file is not what it says."""
+
+INFLATING: Any = (isal_zlib.IsalError,)
+"""What isal raises for damaged data; its stubs do not say that it is an exception."""
 
 _PILLOW = threading.RLock()
 
@@ -112,16 +117,18 @@ def read_picture_header(path: str) -> PictureHeader:
     Raises:
         CaseError: it cannot be read, is no picture, has several pages, or claims more than :data:`MOST_PIXELS`.
     """
-    with _opened(path) as (_, header):
+    with _opened(path) as (_, header, _):
         return header
 
 
 def read_pixels(path: str) -> Pixels:
     """A picture, turned as its EXIF tag says. Raises CaseError as :func:`read_picture_header`, or where it is cut."""
-    with _opened(path) as (image, header):
+    with _opened(path) as (image, header, stream):
         try:
             if image is not None:
                 image.load()
+            if header.format == "PNG" and lacks_rows(stream):
+                raise ValueError("it holds fewer rows than its header claims")
             if image is None or header.mode.startswith("deep"):
                 return _deep_pixels(path, header)
             return _pixels(image, header)
@@ -129,27 +136,27 @@ def read_pixels(path: str) -> Pixels:
             raise
         except MemoryError as error:
             raise CaseError(f"{path} does not fit into memory.") from error
-        except (*DAMAGES, RuntimeError, struct.error) as error:
+        except (*DAMAGES, *INFLATING, RuntimeError, struct.error) as error:
             raise CaseError(
                 f"{path} is cut or damaged ({_reason(error)}).", mend="Copy it again from its source."
             ) from error
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[tuple[Image.Image | None, PictureHeader]]:
-    """Pillow's image, None where only ITK reads it, and its header; Pillow's warnings stay inside."""
+def _opened(path: str) -> Iterator[tuple[Image.Image | None, PictureHeader, BinaryIO]]:
+    """Pillow's image, None where only ITK reads it, its header and its bytes; Pillow's warnings stay inside."""
     with _PILLOW, warnings.catch_warnings(), _stream(path) as stream:
         warnings.simplefilter("ignore")
         image = _identified(path, stream)
         if image is None:
-            yield None, _checked(path, _deep_header(path))
+            yield None, _checked(path, _deep_header(path)), stream
             return
         with image:
             try:
                 header = _header(path, image, stream)
             except (*DAMAGES, struct.error) as error:
                 raise CaseError(f"{path} has a damaged header ({_reason(error)}).") from error
-            yield image, _checked(path, header)
+            yield image, _checked(path, header), stream
 
 
 @contextmanager

@@ -23,9 +23,10 @@ from segray.formats.folder import file_state, kind_of
 from segray.formats.gzip_bytes import MAX_RATIO, ByteReader, load
 from segray.formats.label_bits import as_bits
 from segray.formats.label_grid import match_grids
-from segray.formats.limits import check_size
+from segray.formats.limits import check_label_size, check_size
 from segray.formats.nifti import nifti_label_values, read_nifti_labels
 from segray.formats.nifti_header import NiftiHeader, spans_volume
+from segray.formats.nifti_voxels import label_values as volume_label_values
 from segray.formats.nifti_voxels import read_label_voxels, read_voxels
 from segray.formats.painting import Painting
 from segray.formats.source import CaseHeader, CaseSource
@@ -67,8 +68,7 @@ def label_values(source: CaseSource) -> list[int]:
         return []
     if kind_of(source.labels) == "nifti":
         return nifti_label_values(source.labels)
-    labels, _ = read_volume_labels(source.labels, None)
-    return [int(value) for value in np.flatnonzero(np.bincount(labels.reshape(-1))) if value]
+    return volume_label_values(*_open(source.labels))
 
 
 def read_volume_header(path: str) -> CaseHeader:
@@ -95,7 +95,8 @@ def read_volume_labels(path: str, geometry: Geometry | None) -> tuple[Volume, li
     """Label values (z, y, x), LPS, turned to the image's grid ``geometry`` where it is given, and notes.
 
     Raises:
-        CaseError: as :func:`read_volume`; values that are no labels; another grid.
+        CaseError: as :func:`read_volume`; values that are no labels; another grid; without ``geometry`` labels that
+            expand beyond all that labels do.
     """
     if kind_of(path) == "nifti":
         labels, _, found = read_nifti_labels(path, geometry)
@@ -107,6 +108,8 @@ def read_volume_labels(path: str, geometry: Geometry | None) -> tuple[Volume, li
         notes.extend(match.notes)
         if match.same_order:
             header = replace(header, geometry=geometry)
+    else:
+        check_label_size(reader, header.count, header.dtype.itemsize)
     return contiguous(read_label_voxels(reader, header)), notes
 
 

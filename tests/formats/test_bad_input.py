@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -335,6 +336,45 @@ def test_a_gzip_bomb_is_refused_before_memory_is_touched(beside: Beside, honest:
     assert peak < (60_000_000 if honest else 80_000_000)
 
 
+def ten_gigabytes(path: Path, dtype: type) -> None:
+    """A file of 10 MB that expands to 10 GB of zeros, as its header says: one packed piece again and again."""
+    header = nib.Nifti1Header()
+    header.set_data_dtype(dtype)
+    header.set_data_shape((2048, 2048, 2400 // np.dtype(dtype).itemsize))
+    header["vox_offset"], header["magic"] = 352, b"n+1"
+    header.set_sform(np.eye(4), 1)
+    path.write_bytes(packed(bytes(header.binaryblock) + bytes(4)) + gzip.compress(bytes(1 << 24), 9) * 600)
+    assert 9_000_000 < path.stat().st_size < 11_000_000
+
+
+@pytest.mark.parametrize(
+    ("folder", "dtype", "named", "words"),
+    [
+        ("images", np.int16, True, "would expand 1027 times, to 10.1 GB"),
+        ("images", np.float32, True, "would expand 1027 times, to 10.1 GB"),
+        ("labels", np.uint8, True, "but its image has"),
+        ("labels", np.uint8, False, "would expand 1027 times, to 10.1 GB"),
+        ("labels", np.float32, False, "would expand 1027 times, to 10.1 GB"),
+    ],
+)
+def test_ten_gigabytes_of_zeros_cost_neither_memory_nor_time(
+    beside: Beside, monkeypatch: pytest.MonkeyPatch, folder: str, dtype: type, named: bool, words: str
+) -> None:
+    """On a machine whose memory would hold them."""
+    monkeypatch.setattr(limits, "machine_memory", lambda: 1 << 40)
+    beside.put("bomb")
+    ten_gigabytes(beside.root / folder / "bomb.nii.gz", dtype)
+    tracemalloc.start()
+    begin = time.process_time()
+    reasons = beside.rows(**({} if named else {"labels": {}}))
+    took = time.process_time() - begin
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert words in reasons["bomb"]
+    assert peak < 60_000_000
+    assert took < 4
+
+
 def test_a_claim_beyond_the_memory_of_the_machine_is_refused(beside: Beside, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1 << 28 < limits.machine_memory() < 1 << 50
     monkeypatch.setattr(limits, "machine_memory", lambda: SCAN.nbytes - 1)
@@ -374,9 +414,24 @@ def test_a_file_that_goes_away_meanwhile_is_a_row(beside: Beside, monkeypatch: p
     assert "cannot be read (No such file" in beside.rows()["going"]
 
 
-@pytest.mark.parametrize("suffix", ["nrrd", "mha"])
-def test_bad_volumes_of_other_formats_are_rows(beside: Beside, suffix: str) -> None:
+NRRD = (
+    b"NRRD0004\ntype: %b\ndimension: 3\nspace: left-posterior-superior\nsizes: %b\n"
+    b"space directions: (1,0,0) (0,2,0) (0,0,3)\nendian: little\nencoding: raw\nspace origin: (5,6,7)\n\n"
+)
+OTHERS: dict[str, tuple[str, bytes, str]] = {
+    "no header": ("nrrd", b"NRRD0004\nsizes: 9999999 9999999 9999999\n\n", "incomplete or wrong"),
+    "no MetaImage": ("mha", b"NRRD0004\nsizes: 9999999 9999999 9999999\n\n", "is no MetaImage file"),
+    "huge": ("nrrd", NRRD % (b"short", b"32767 32767 32767") + bytes(240), "too small for its header"),
+    "half precision": ("nrrd", NRRD % (b"float16", b"6 5 4") + bytes(240), "holds 'float16'; segray reads one real"),
+    "half precision, as teem calls it": ("nrrd", NRRD % (b"half", b"6 5 4") + bytes(240), "holds 'half'"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("folder", ["images", "labels"])
+def test_bad_volumes_of_other_formats_are_rows(beside: Beside, name: str, folder: str) -> None:
+    ending, data, words = OTHERS[name]
     beside.put("bad")
-    (beside.root / "images" / "bad.nii.gz").unlink()
-    (beside.root / "images" / f"bad.{suffix}").write_bytes(b"NRRD0004\nsizes: 9999999 9999999 9999999\n\n")
-    assert "bad" in beside.rows()["bad"]
+    (beside.root / folder / "bad.nii.gz").unlink()
+    (beside.root / folder / f"bad.{ending}").write_bytes(data)
+    assert words in beside.rows()["bad"]

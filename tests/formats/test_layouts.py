@@ -196,12 +196,28 @@ def test_masks_beside_images_are_no_images(fill: Any) -> None:
     assert any("1 files beside an image" in note for note in discovery.notes)
 
 
-@pytest.mark.parametrize("folder", ["", "images/"])
-def test_two_files_of_one_case_are_a_problem(fill: Any, folder: str) -> None:
-    discovery = found(fill(f"{folder}x.nii", f"{folder}x.nii.gz", f"{folder}y.nii.gz"))
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("x.nii.gz", "x.nii"),
+        ("images/x.nii.gz", "images/x.nii"),
+        ("x/ct.nii.gz", "x/ct.nii"),
+        ("x/ct.nii", "x/mri.nii.gz"),
+        ("x/mri.nii.gz", "x/mri.nii"),
+    ],
+)
+def test_two_files_of_one_case_are_a_problem(fill: Any, first: str, second: str) -> None:
+    discovery = found(fill(first, second, first.replace("x", "y", 1)))
     assert ids(discovery) == ["x", "y"]
-    assert discovery.cases[0].image.endswith("x.nii.gz")
-    assert discovery.problems == [("x", "x.nii lies beside x.nii.gz; it is left out.")]
+    assert discovery.cases[0].image.endswith(first)
+    kept, left = (path.rpartition("/")[2] for path in (first, second))
+    assert discovery.problems == [("x", f"{left} lies beside {kept}; it is left out.")]
+
+
+def test_every_further_scan_of_a_case_is_a_problem(fill: Any) -> None:
+    folder = fill(*MASKS, "s1/ct.nii", "s1/mri.nii.gz", "s1/notes.nii.gz")
+    reasons = [f"{left} lies beside ct.nii.gz; it is left out." for left in ("ct.nii", "mri.nii.gz")]
+    assert found(folder).problems == [("s1", reason) for reason in reasons]
 
 
 def test_ids_that_meet_are_a_problem(fill: Any) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from segray.errors import CaseError
 from segray.formats.picture_pixels import MOST_PIXELS, read_picture_header, read_pixels
+from segray.formats.png_rows import PASSES, lacks_rows
 
 RNG = np.random.default_rng(7)
 GREY = RNG.integers(0, 256, (13, 21), dtype=np.uint8)
@@ -25,13 +26,13 @@ DEEP_GREY = RNG.integers(0, 65536, (13, 21), dtype=np.uint16)
 DEEP = RNG.integers(0, 65536, (13, 21, 3), dtype=np.uint16)
 
 
-def png(width: int, height: int, depth: int, kind: int, rows: bytes) -> bytes:
+def png(width: int, height: int, depth: int, kind: int, rows: bytes, interlaced: bool = False) -> bytes:
     """A PNG file of raw rows, whatever its header claims."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, interlaced)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 
@@ -167,6 +168,28 @@ def test_a_header_that_lies_is_refused(tmp_path: Path) -> None:
     assert MOST_PIXELS > 16000 * 16000
     assert "far too small" in bad(tmp_path, png(16000, 16000, 8, 2, b"\0" * 1000))
     assert "cut or damaged" in bad(tmp_path, png(30, 30, 8, 0, b"\0" * 40))
+
+
+@pytest.mark.parametrize(
+    ("depth", "kind", "samples"), [(1, 0, 1), (4, 3, 1), (8, 0, 1), (8, 2, 3), (16, 4, 2), (16, 6, 4)]
+)
+@pytest.mark.parametrize("rows", [12, 13])
+def test_a_png_of_fewer_rows_than_it_claims_is_refused(depth: int, kind: int, samples: int, rows: int) -> None:
+    """Pillow fills the others with zeros."""
+    row = b"\0" * (1 + -(-21 * depth * samples // 8))
+    assert lacks_rows(io.BytesIO(png(21, 13, depth, kind, row * rows))) is (rows < 13)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (5, 9), (8, 8), (21, 13)])
+def test_the_rows_of_an_interlaced_png_are_those_of_its_passes(tmp_path: Path, size: tuple[int, int]) -> None:
+    width, height = size
+    plane = RNG.integers(0, 256, (height, width), dtype=np.uint8)
+    passes = [plane[top::down, left::right] for left, top, right, down in PASSES]
+    rows = b"".join(b"\0" + row.tobytes() for one in passes if one.size for row in one)
+    (tmp_path / "a.png").write_bytes(png(width, height, 8, 0, rows, interlaced=True))
+    assert np.array_equal(read_pixels(str(tmp_path / "a.png")).values, plane)
+    assert not lacks_rows(io.BytesIO(png(width, height, 8, 0, rows, interlaced=True)))
+    assert lacks_rows(io.BytesIO(png(width, height, 8, 0, rows[:-1], interlaced=True)))
 
 
 def test_a_large_picture_brings_no_warning(tmp_path: Path) -> None:

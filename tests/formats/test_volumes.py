@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from isal import isal_zlib
 from made_niftis import Array, Save, affine_of
 
 from segray import formats
@@ -18,6 +20,7 @@ from segray.case import LabelMap
 from segray.errors import CaseError
 from segray.formats.source import CaseSource
 from segray.formats.volume_header import parse_volume_header
+from segray.formats.volumes import read_volume_labels
 
 DIRECTION = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, -1.0)
 ENDINGS = ("nrrd", "mha", "mhd")
@@ -287,3 +290,45 @@ def test_the_affine_is_that_of_nifti(tmp_path: Path, save: Save) -> None:
     nifti = save(tmp_path / "x.nii", np.zeros((3, 4, 5), np.int16), affine)
     sitk.WriteImage(sitk.ReadImage(nifti), str(tmp_path / "x.nrrd"))
     assert np.allclose(formats.read_header(source(str(tmp_path / "x.nrrd"))).geometry.affine, affine, atol=1e-5)
+
+
+def empty_labels(path: Path, planes: int) -> CaseSource:
+    """A case whose labels are 1024 x 1024 x ``planes`` zeros, packed into a thousandth, which its image lacks."""
+    claim = f"1024 1024 {planes}".encode()
+    zeros = bytes(1 << 24)
+    if path.suffix == ".nrrd":
+        head = NRRD.replace(b"raw", b"gzip").replace(b"short", b"uchar")
+        body = gzip.compress(zeros, 9) * (planes // 16)
+    else:
+        head = META.replace(b"CompressedData = False", b"CompressedData = True").replace(b"MET_SHORT", b"MET_UCHAR")
+        packer = isal_zlib.compressobj(1)
+        body = b"".join([packer.compress(zeros) for _ in range(planes // 16)]) + packer.flush()
+    path.write_bytes(head.replace(b"3 4 5", claim) + body)
+    return source(written(path.with_name("x.nrrd")), labels=str(path))
+
+
+@pytest.mark.parametrize("name", ["l.nrrd", "l.mha"])
+@pytest.mark.parametrize("planes", [96, 1600])
+def test_label_values_are_gathered_without_holding_the_labels(tmp_path: Path, name: str, planes: int) -> None:
+    case = empty_labels(tmp_path / name, planes)
+    assert Path(str(case.labels)).stat().st_size < 2_500_000
+    tracemalloc.start()
+    if planes == 96:
+        assert formats.label_values(case) == []
+    else:
+        with pytest.raises(CaseError, match="would expand"):
+            formats.label_values(case)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 30_000_000
+
+
+@pytest.mark.parametrize("name", ["l.nrrd", "l.mha"])
+def test_labels_on_no_grid_that_expand_without_end_are_refused(tmp_path: Path, name: str) -> None:
+    case = empty_labels(tmp_path / name, 1600)
+    tracemalloc.start()
+    with pytest.raises(CaseError, match="would expand"):
+        read_volume_labels(str(case.labels), None)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 30_000_000
