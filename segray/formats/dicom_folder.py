@@ -207,8 +207,9 @@ def _tell_others(scan: Scan, found: Findings) -> None:
         shown = ", ".join(
             f"{number} {ending or 'without ending'}" for ending, number in sorted(scan.others.items())[:5]
         )
-        volumes = any(ending in scan.others for ending in VOLUMES)
         sentence = f"{count} files are no DICOM and are not read: {shown}."
-        found.notes.append(Note(sentence, "files" if volumes else "others"))
-    if any(ending in scan.others for ending in VOLUMES):
-        found.notes.append("To read the volumes among them instead, set ingest.format=images or pairs.")
+        if any(ending in scan.others for ending in VOLUMES):
+            more = "To read the volumes among them instead, set ingest.format=images or pairs."
+            found.notes.append(Note(f"{sentence} {more}", "files"))
+        else:
+            found.notes.append(Note(sentence, "others"))
