@@ -66,7 +66,8 @@ def doctor(
     """
     settings = _config(config, overrides, ingest__format=layout)
 
-    from segray.cli_display import CaseLine, print_doctor
+    from segray.cli_display import CaseLine
+    from segray.cli_doctor import print_doctor
     from segray.pipelines.doctor import doctor as run
 
     with CaseLine("doctor") as line:

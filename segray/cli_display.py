@@ -1,4 +1,4 @@
-"""What the commands print: progress lines and closing summaries."""
+"""What the commands print: progress lines and closing summaries (the doctor's: ``cli_doctor``)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from segray.config import Config
-    from segray.doctor.diagnosis import Diagnosis
     from segray.pipelines.evaluate import EvaluateSummary
     from segray.pipelines.ingest import IngestSummary
     from segray.pipelines.predict import PredictSummary
@@ -130,39 +129,6 @@ def print_plan(summary: IngestSummary) -> None:
         plan=f"{summary.folder}  ({summary.cases} cases: {split}; {summary.slices} slices, read from the files)"
     )
     print_failures(summary.failed, f"{summary.folder.removesuffix('/live')}/failures.csv")
-
-
-GRADE_STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
-
-
-def print_doctor(diagnosis: Diagnosis) -> None:
-    """Findings by their grade, what ingest would do, and where the whole report lies."""
-    from segray.doctor.findings import counts, grouped
-    from segray.doctor.words import plan_facts, verdict
-
-    for note in diagnosis.notes:
-        console.print(escape(note), soft_wrap=True)
-    found = grouped(diagnosis.findings)
-    if found:
-        table = Table(title=f"Findings in {len(diagnosis.reports)} cases", title_justify="left", show_lines=True)
-        for name in ("grade", "cases", "what", "mend"):
-            table.add_column(name, overflow="fold")
-        for group in found:
-            style = GRADE_STYLES[group.grade]
-            more = f" (and {len(group.sentences) - 1} more like it)" if len(group.sentences) > 1 else ""
-            named = f"{len(group.cases)}: {group.named}" if group.cases else "all"
-            what = escape(f"{group.code}: {group.sentences[0]}{more}")
-            table.add_row(f"[{style}]{group.grade}[/{style}]", escape(named), what, escape(group.mend))
-        console.print(table)
-    planned = Table(title="What ingest will do", title_justify="left", show_header=False)
-    for name, value in plan_facts(diagnosis):
-        planned.add_row(escape(name), escape(value))
-    if planned.row_count:
-        console.print(planned)
-    number = counts(diagnosis.findings)
-    console.print(", ".join(f"{count} {grade}{'s' * (count != 1)}" for grade, count in number.items()))
-    console.print(f"[bold]{escape(verdict(diagnosis))}[/bold]", soft_wrap=True)
-    print_paths(**diagnosis.files)
 
 
 def print_note(sentence: str) -> None:

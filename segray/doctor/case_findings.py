@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from segray.doctor.examine import CaseReport, LabelFacts
 from segray.doctor.findings import Finding
 from segray.doctor.intensity import air_is_odd
+from segray.doctor.noted import finding_of
 from segray.doctor.placement import LEAST_FIT
-
-SLICES = re.compile(r"\b(missing|gap|gaps|duplicate|duplicates)\b")
-"""Notes of readers that tell of slices that are not there, or twice."""
 
 FEW_CROPPED = 1e-3
 """Share of the labelled voxels that a crop may cost without a word."""
@@ -67,9 +64,7 @@ def _image(report: CaseReport) -> Iterator[Finding]:
 
 
 def _notes(report: CaseReport) -> Iterator[Finding]:
-    for note in report.notes:
-        odd = SLICES.search(note) is not None
-        yield Finding("slices" if odd else "reader", "warning" if odd else "note", report.case_id, note)
+    yield from (finding_of(note, report.case_id) for note in report.notes)
     if report.blank_slices:
         sentence = f"{report.blank_slices} of {report.shape[0]} slices hold one value only."
         yield Finding("blank-slices", "note", report.case_id, sentence)

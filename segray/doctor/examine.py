@@ -17,6 +17,7 @@ from segray.doctor.fingerprint import fingerprint
 from segray.doctor.intensity import Intensity, meaning, measure_intensity
 from segray.doctor.placement import Fit, fit_of, grid_words, thin
 from segray.errors import CaseError, SegrayError
+from segray.formats.note import Note, kind_of
 from segray.formats.readers import reader_of
 from segray.formats.source import CaseSource
 from segray.grid import Grid, Placement, fill_value
@@ -75,7 +76,7 @@ class CaseReport:
         channels: names of the channels; () for one without a name.
         dtype: of the voxels in memory.
         voxel_ml: volume of a voxel.
-        notes: what the readers found odd.
+        notes: what the readers found odd, each a string or a :class:`segray.formats.note.Note`.
         blank_slices: slices of one value among others that are not.
         intensities: of each channel.
         labels: of a labelled case whose labels could be read.
@@ -114,6 +115,7 @@ class CaseReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain types for JSON."""
         table = asdict(self) | {"intensities": [one.to_dict() for one in self.intensities]}
+        table["notes"] = [{"sentence": str(note), "kind": kind_of(note)} for note in self.notes]
         if self.fit is not None and self.fit.offset is not None:
             table["fit"]["offset"] = [None if math.isnan(one) else one for one in self.fit.offset]
         if self.labels is not None:
@@ -124,8 +126,9 @@ class CaseReport:
     def from_dict(cls, table: Mapping[str, Any]) -> CaseReport:
         """The inverse of :meth:`to_dict`."""
         read = dict(table)
-        for name in ("shape", "spacing", "channels", "notes"):
+        for name in ("shape", "spacing", "channels"):
             read[name] = tuple(read[name])
+        read["notes"] = tuple(Note(**note) for note in read["notes"])
         read["intensities"] = tuple(Intensity.from_dict(one) for one in read["intensities"])
         read["cost"] = CaseCost(**read["cost"])
         if read["labels"] is not None:

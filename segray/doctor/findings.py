@@ -9,8 +9,8 @@ from typing import Any, Literal
 Grade = Literal["error", "warning", "note"]
 
 GRADES: tuple[Grade, ...] = ("error", "warning", "note")
-"""From the worst to the mildest. An error means that ingest would lose data; a warning that the result would likely be
-wrong or worse; a note is good to know."""
+"""From the worst to the mildest. An error means that ingest would lose data; a warning that something without labels
+is left out, or that the result would likely be wrong or worse; a note is good to know."""
 
 CASES_NAMED = 5
 

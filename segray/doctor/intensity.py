@@ -30,6 +30,9 @@ AIR = (-1060.0, -940.0)
 DARK = -300.0
 """Values below this are no tissue but lung, air or padding."""
 
+FAR, TOO_WIDE = 10.0, 100.0
+"""See :func:`usual_range`."""
+
 SOME = 0.005
 """Share of the voxels from which a peak counts."""
 
@@ -189,6 +192,32 @@ def merged(found: Iterable[Mapping[int, int]]) -> dict[int, int]:
         for number, count in bins.items():
             total[number] = total.get(number, 0) + count
     return dict(sorted(total.items()))
+
+
+def usual_range(bins: Mapping[int, int]) -> tuple[float, float]:
+    """The lowest and the highest value that a drawing of a histogram shows.
+
+    They are its 0.05 and 99.95 percentiles, outwards to the edges of their bins. Some MR cases have values a thousand
+    times those of others, and would leave all of these in one column: what is more than :data:`TOO_WIDE` times as wide
+    as the middle half of the values ends at :data:`FAR` times that half beside it. The fullest bin (air, the black of
+    a picture) has no part in the middle half, since it may hold nearly everything; it is always shown.
+    """
+    low, high = _between(bins, 0.0005, 0.9995)
+    fullest = max(bins, key=lambda number: bins[number])
+    first, third = _between({number: count for number, count in bins.items() if number != fullest} or bins, 0.25, 0.75)
+    half = third - first
+    if high - low <= TOO_WIDE * half:
+        return low, high
+    least, most = bin_edges(fullest)
+    return max(low, min(first - FAR * half, least)), min(high, max(third + FAR * half, most))
+
+
+def _between(bins: Mapping[int, int], lowest: float, highest: float) -> tuple[float, float]:
+    """The outer edges of the bins in which two quantiles lie."""
+    numbers = sorted(bins)
+    share = np.cumsum([bins[number] for number in numbers]) / sum(bins.values())
+    first, last = np.searchsorted(share, (lowest, highest))
+    return bin_edges(numbers[first])[0], bin_edges(numbers[min(last, len(numbers) - 1)])[1]
 
 
 def rebinned(bins: Mapping[int, int], low: float, high: float, count: int) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ def verdict(diagnosis: Diagnosis) -> str:
         lost = len({one.case for one in diagnosis.findings if one.grade == "error"})
         return f"Ingest would lose data: errors in {lost} case{'s' * (lost != 1)} or files."
     if found["warning"]:
-        return "Ingest would lose nothing; look at the warnings before you train."
+        return "Ingest would lose no labels; look at the warnings before you train."
     return "Nothing is wrong."
 
 

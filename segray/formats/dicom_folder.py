@@ -14,6 +14,7 @@ from segray.errors import CaseError
 from segray.formats.findings import NOT_KEPT, Findings
 from segray.formats.folder import Left
 from segray.formats.label_names import mask_labels
+from segray.formats.note import Note
 from segray.formats.source import CaseSource, Discovery
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ RULE = (
     "Every DICOM series of two or more slices is a case, named after its folder; several in one folder get their "
     "SeriesNumber too."
 )
+
+VOLUMES = (".gz", ".nii", ".nrrd", ".mha", ".mhd")
+"""Last endings of files that may be volumes."""
 
 Series = dict[str, list["ScannedFile"]]
 """SeriesInstanceUID to the files of its slices in order."""
@@ -53,32 +57,37 @@ def _kept(series: Series, scan: Scan, found: Findings) -> Series:
     """The series that are cases, and a note on the others."""
     from segray.formats.dicom_scan import NAMELESS
 
-    scouts = sum(one.scout for one in scan.files)
-    if scouts:
-        found.notes.append(f"{scouts} overview images (localizers, scouts) are left out.")
-    without = [one for one in scan.files if not one.frames and one.modality != "RTSTRUCT"]
-    pictures = [one for one in without if one.modality in ("CT", "MR", "PT")]
-    found.problems += [(one.path, "The DICOM file holds no pixels.") for one in pictures]
-    if len(without) > len(pictures):
-        found.notes.append(
-            f"{len(without) - len(pictures)} DICOM files are neither images nor labels and are left out."
-        )
+    _tell_files(scan, found)
     nameless = [uid for uid in series if uid.startswith(NAMELESS)]
     if nameless:
         found.notes.append("Some images name no series (SeriesInstanceUID); those of one folder count as one series.")
     single = [uid for uid, files in series.items() if sum(one.frames for one in files) < 2]
     if single:
         shown = ", ".join(series[uid][0].path for uid in single[:3])
-        found.notes.append(f"{len(single)} series of a single slice are left out: {shown}.")
+        found.notes.append(Note(f"{len(single)} series of a single slice are left out: {shown}.", "single"))
     kept = {uid: files for uid, files in series.items() if uid not in single}
     kinds = Counter(files[0].modality for files in kept.values())
     if "CT" in kinds and len(kinds) > 1:
         others = ", ".join(
             f"{count} {kind or 'without modality'}" for kind, count in sorted(kinds.items()) if kind != "CT"
         )
-        found.notes.append(f"Series that are no CT are left out, because there are CTs: {others}.")
+        sentence = f"Series that are no CT are left out, because there are CTs: {others}."
+        found.notes.append(Note(sentence, "modality"))
         kept = {uid: files for uid, files in kept.items() if files[0].modality == "CT"}
     return kept
+
+
+def _tell_files(scan: Scan, found: Findings) -> None:
+    """What becomes of DICOM files that are neither slices of a series nor labels."""
+    scouts = sum(one.scout for one in scan.files)
+    if scouts:
+        found.notes.append(Note(f"{scouts} overview images (localizers, scouts) are left out.", "overview"))
+    without = [one for one in scan.files if not one.frames and one.modality != "RTSTRUCT"]
+    pictures = [one for one in without if one.modality in ("CT", "MR", "PT")]
+    found.problems += [(one.path, "The DICOM file holds no pixels.") for one in pictures]
+    if len(without) > len(pictures):
+        sentence = f"{len(without) - len(pictures)} DICOM files are neither images nor labels and are left out."
+        found.notes.append(Note(sentence, "others"))
 
 
 def _case_ids(root: str, series: Series) -> dict[str, str]:
@@ -198,6 +207,9 @@ def _tell_others(scan: Scan, found: Findings) -> None:
         shown = ", ".join(
             f"{number} {ending or 'without ending'}" for ending, number in sorted(scan.others.items())[:5]
         )
-        found.notes.append(f"{count} files are no DICOM and are not read: {shown}.")
-    if any(ending in scan.others for ending in (".gz", ".nii", ".nrrd", ".mha", ".mhd")):
-        found.notes.append("To read the volumes among them instead, set ingest.format=images or pairs.")
+        sentence = f"{count} files are no DICOM and are not read: {shown}."
+        if any(ending in scan.others for ending in VOLUMES):
+            more = "To read the volumes among them instead, set ingest.format=images or pairs."
+            found.notes.append(Note(f"{sentence} {more}", "files"))
+        else:
+            found.notes.append(Note(sentence, "others"))

@@ -31,6 +31,7 @@ from segray.formats.dicom_file import MEND, Dataset, read_dataset
 from segray.formats.dicom_geometry import Stack
 from segray.formats.dicom_slices import SliceHeader
 from segray.formats.limits import machine_memory
+from segray.formats.note import Note
 
 PLUGINS = {
     **dict.fromkeys((JPEG2000, JPEG2000Lossless, HTJ2KLossless, HTJ2KLosslessRPCL), "pylibjpeg"),
@@ -69,7 +70,8 @@ def read_pixels(slices: Sequence[SliceHeader], stack: Stack, name: str) -> tuple
         filling.put(place, stored, slices[group[0]], files.dataset)
     notes = filling.notes()
     if dropped:
-        notes.append(f"{dropped} slices lie there twice, with the same pixels; one of each is used.")
+        sentence = f"{dropped} slices lie there twice, with the same pixels; one of each is used."
+        notes.append(Note(sentence, "twice"))
     return stack.geometry.to_lps(filling.volume.reshape(-1)), notes
 
 

@@ -14,6 +14,7 @@ from segray.errors import SegrayError, UsageError
 from segray.formats.findings import NOT_KEPT, Findings
 from segray.formats.folder import is_file, listing, stem
 from segray.formats.label_names import dataset_labels, is_safe, mask_labels, volume_labels
+from segray.formats.note import Note
 from segray.formats.picture_folders import channel_details, picture_stem, pictures_of, split_folders, unique_ids
 from segray.formats.source import CaseSource, Discovery
 
@@ -282,4 +283,4 @@ def _tell(names: Sequence[str], others: int, meaning: _Meaning, found: Findings)
         if lacking:
             found.notes.append(f"{lacking} cases have no mask of {name}, but others: there it counts as background.")
     if others:
-        found.notes.append(f"{others} files are no pictures that segray reads, and are left out.")
+        found.notes.append(Note(f"{others} files are no pictures that segray reads, and are left out.", "files"))

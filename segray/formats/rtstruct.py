@@ -16,6 +16,7 @@ from segray.case import Geometry
 from segray.errors import CaseError
 from segray.formats.dicom_file import Dataset, element, integer, items, text
 from segray.formats.dicom_geometry import TO_RAS
+from segray.formats.note import Note
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 
@@ -117,15 +118,14 @@ def _drawn(contours: list[Contour], geometry: Geometry, name: str, notes: list[s
     for place, members in planes.items():
         inside[place] = fill_contours([one[:, :2] for one in members], rows, columns)
     if outside:
-        notes.append(f"{outside} contours of {name} lie above or below the series and are left out.")
+        notes.append(Note(f"{outside} contours of {name} lie above or below the series and are left out.", "lost"))
     if crowded:
-        notes.append(
-            f"{crowded} contours of {name} lie between slices whose own contours are nearer; they are left out."
-        )
+        sentence = f"{crowded} contours of {name} lie between slices whose own contours are nearer; they are left out."
+        notes.append(Note(sentence, "between"))
     if planes:
         between = max(planes) - min(planes) + 1 - len(planes)
         if between:
-            notes.append(f"{name} has no contour on {between} slices between others; they stay empty.")
+            notes.append(Note(f"{name} has no contour on {between} slices between others; they stay empty.", "gap"))
     return inside
 
 

@@ -15,9 +15,11 @@ from segray.doctor.cost import Machine, estimate
 from segray.doctor.diagnosis import Diagnosis
 from segray.doctor.examine import CaseReport, broken, examine
 from segray.doctor.findings import Finding, ordered
+from segray.doctor.noted import finding_of
 from segray.doctor.tile import Tile, make_tile
 from segray.doctor.whole import conclude, usable
 from segray.errors import UsageError
+from segray.formats.note import kind_of
 from segray.formats.source import CaseSource, Discovery
 from segray.grid import Grid, resolve_grid
 from segray.pipelines.case_tasks import run_on_cases
@@ -98,7 +100,8 @@ def _diagnosis(
         machine,
     )
     every = ordered([*findings, *whole.findings])
-    return Diagnosis("", found.format, found.notes, every, reports, whole.structures, whole.split, plan, 0.0)
+    notes = [note for note in found.notes if kind_of(note) == "odd"]
+    return Diagnosis("", found.format, notes, every, reports, whole.structures, whole.split, plan, 0.0)
 
 
 def _written(diagnosis: Diagnosis, tiles: Sequence[Tile], out: str) -> Diagnosis:
@@ -110,6 +113,7 @@ def _written(diagnosis: Diagnosis, tiles: Sequence[Tile], out: str) -> Diagnosis
 def _of_discovery(found: Discovery, *, labelled: bool) -> list[Finding]:
     """What is left out before any file is opened."""
     findings = [_left_out(case, reason) for case, reason in found.problems]
+    findings += [finding_of(note) for note in found.notes if kind_of(note) != "odd"]
     if not labelled:
         findings.append(
             Finding("no-labels", "note", "", "No case has labels: there is nothing to train on, only to predict.")
@@ -123,7 +127,7 @@ def _left_out(case: str, reason: str) -> Finding:
         return Finding("labels-without-image", "error", case, reason, "Add the image, or take the labels away.")
     if reason == NO_LABELS:
         return Finding("image-without-labels", "error", case, reason, "Add the labels, or take the image away.")
-    return Finding("left-out", "error", case, reason)
+    return Finding("left-out", "error", case, reason, "Ingest leaves it out: mend it, or take it away.")
 
 
 def _settings(config: IngestConfig, label_map: LabelMap | None) -> IngestConfig:

@@ -14,7 +14,7 @@ from segray import storage
 from segray.doctor.diagnosis import Diagnosis
 from segray.doctor.examine import CaseReport
 from segray.doctor.findings import GRADES, FindingGroup, counts, grouped
-from segray.doctor.intensity import bin_edges, rebinned
+from segray.doctor.intensity import rebinned, usual_range
 from segray.doctor.tile import Tile
 from segray.doctor.words import plan_facts, verdict
 from segray.report import html
@@ -128,7 +128,7 @@ def _values(diagnosis: Diagnosis) -> list[Markup]:
 
 def histogram(kind: str, bins: Mapping[int, int]) -> Figure:
     """The values of all voxels, from their 0.05 to their 99.95 percentile, on a logarithmic scale."""
-    low, high = _range(bins)
+    low, high = usual_range(bins)
     heights = rebinned(bins, low, high, BARS)
     figure = new_figure(WIDTH, 2.4)
     axes = figure.subplots()
@@ -137,14 +137,6 @@ def histogram(kind: str, bins: Mapping[int, int]) -> Figure:
     axes.set_yscale("log")
     tidy(axes, title=f"Values ({kind})", x="HU" if kind == "HU" else "value", y="voxels")
     return figure
-
-
-def _range(bins: Mapping[int, int]) -> tuple[float, float]:
-    numbers = sorted(bins)
-    share = np.cumsum([bins[number] for number in numbers]) / sum(bins.values())
-    first, last = np.searchsorted(share, (0.0005, 0.9995))
-    low, high = bin_edges(numbers[first])[0], bin_edges(numbers[min(last, len(numbers) - 1)])[1]
-    return low, high
 
 
 def _tallies(diagnosis: Diagnosis) -> list[Markup]:

@@ -12,6 +12,7 @@ from segray.doctor.intensity import (
     measure_intensity,
     merged,
     rebinned,
+    usual_range,
 )
 
 RNG = np.random.default_rng(0)
@@ -73,6 +74,26 @@ def test_histograms_add_up_and_are_drawn_without_loss() -> None:
     total = merged([measure_intensity(one).bins, measure_intensity(two).bins])
     assert total == dict(measure_intensity(np.concatenate([one, two])).bins)
     assert rebinned(total, -4096, 4096, 64).sum() == pytest.approx(one.size + two.size)
+
+
+def test_a_histogram_is_drawn_where_most_values_are() -> None:
+    low, high = usual_range(measure_intensity(ct()).bins)
+    assert -1200 < low < -1000
+    assert 100 < high < 300
+
+
+def test_a_few_cases_with_huge_values_do_not_hide_the_others() -> None:
+    usual, huge = RNG.gamma(2, 200, (2, 9, 20, 20)).astype(np.float32)
+    bins = [measure_intensity(values).bins for values in (usual, huge[:1] * 1000)]
+    _, high = usual_range(merged(bins))
+    assert 1000 < high < 20000
+
+
+def test_a_picture_that_is_nearly_black_is_drawn_whole() -> None:
+    black = np.zeros((1, 100, 100), np.int16)
+    black[0, :10, :10] = np.arange(100).reshape(10, 10) * 2
+    assert usual_range(measure_intensity(black).bins)[1] >= 190
+    assert usual_range(measure_intensity(black * 0 + 7).bins)[1] >= 7
 
 
 def test_json_and_back() -> None:

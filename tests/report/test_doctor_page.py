@@ -56,7 +56,7 @@ def test_the_page_says_it_and_escapes_what_comes_from_files() -> None:
 
 @pytest.mark.parametrize(
     ("findings", "word"),
-    [((BAD,), "would lose data"), ((replace(BAD, grade="warning"),), "lose nothing"), ((), "Nothing is wrong")],
+    [((BAD,), "would lose data"), ((replace(BAD, grade="warning"),), "lose no labels"), ((), "Nothing is wrong")],
 )
 def test_the_verdict(findings: tuple[Finding, ...], word: str) -> None:
     assert word in verdict(diagnosis(*findings))
