@@ -69,11 +69,9 @@ def consume(folder: str, config: Config, rate: float) -> dict[str, float]:
             ready = time.perf_counter()
             if rate:
                 time.sleep(len(batch.images) / rate)
-            waited, slept, slices = (
-                waited + ready - mark,
-                slept + time.perf_counter() - ready,
-                slices + len(batch.images),
-            )
+            waited += ready - mark
+            slept += time.perf_counter() - ready
+            slices += len(batch.images)
             mark = time.perf_counter()
     seconds = time.perf_counter() - begin
     used = sum(now - before.get(pid, 0.0) for pid, now in cpu_seconds().items())

@@ -37,6 +37,7 @@ def embedded_ray() -> Iterator[None]:
 
     ray.init(
         address="local",
+        address="local",
         num_cpus=4,
         object_store_memory=300_000_000,
         include_dashboard=False,

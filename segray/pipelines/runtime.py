@@ -90,6 +90,7 @@ def _connect(address: str) -> None:
 def _embed(config: RayConfig) -> None:
     with _silent_stderr():
         ray.init(
+            address="local",
             num_cpus=config.cpus or len(os.sched_getaffinity(0)),
             object_store_memory=_object_store_bytes(config.object_store_mib),
             include_dashboard=config.dashboard,
