@@ -45,26 +45,31 @@ def with_detached(path: str) -> tuple[str, ...]:
 
 
 def listing(uri: str) -> tuple[list[str], list[str]]:
-    """Sorted names of the folders and of the files in ``uri``, hidden ones left out; empty if it is no folder."""
+    """Sorted names of the folders and of the files in ``uri``, hidden ones left out; empty if it is no folder.
+
+    Raises SegrayError where it cannot be read.
+    """
     import pyarrow.fs as pafs
 
     if not storage.is_remote(uri):
         return _local_listing(storage.absolute(uri))
     fs, path = storage.filesystem(uri)
-    infos = fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+    with storage.asking(uri):
+        infos = fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))
     folders = [info.base_name for info in infos if info.type == pafs.FileType.Directory]
     files = [info.base_name for info in infos if info.type == pafs.FileType.File]
     return sorted(filter(_visible, folders)), sorted(filter(_visible, files))
 
 
 def is_file(uri: str) -> bool:
-    """True if ``uri`` is a file."""
+    """True if ``uri`` is a file. Raises SegrayError where a store does not answer."""
     import pyarrow.fs as pafs
 
     if not storage.is_remote(uri):
         return os.path.isfile(storage.absolute(uri))
     fs, path = storage.filesystem(uri)
-    return bool(fs.get_file_info(path).type == pafs.FileType.File)
+    with storage.asking(uri):
+        return bool(fs.get_file_info(path).type == pafs.FileType.File)
 
 
 def walk(uri: str, left: Left | None = None) -> Iterator[tuple[str, list[str]]]:
@@ -81,13 +86,12 @@ def file_state(uri: str) -> tuple[int, int]:
     import pyarrow.fs as pafs
 
     if not storage.is_remote(uri):
-        try:
+        with storage.asking(uri):
             state = os.stat(storage.absolute(uri))
-        except OSError as error:
-            raise SegrayError(f"{uri} cannot be read ({error.strerror}).") from error
         return state.st_size, state.st_mtime_ns
     fs, path = storage.filesystem(uri)
-    info = fs.get_file_info(path)
+    with storage.asking(uri):
+        info = fs.get_file_info(path)
     if info.type != pafs.FileType.File:
         raise SegrayError(f"{uri} is not there.")
     return int(info.size), int(info.mtime_ns or 0)
