@@ -8,7 +8,7 @@ import subprocess
 import time
 import urllib.request
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -90,20 +90,25 @@ def _await(port: int, server: subprocess.Popen[bytes]) -> None:
     raise RuntimeError("The S3 server of the tests did not start.")
 
 
-def new_bucket(server: dict[str, str]) -> str:
-    """The URI of an empty bucket."""
-    name = f"bucket-{uuid.uuid4().hex[:8]}"
-    request = urllib.request.Request(f"{server['AWS_ENDPOINT_URL']}/{name}", method="PUT")
-    urllib.request.urlopen(request, timeout=10).close()
-    return f"s3://{name}"
+@pytest.fixture(scope="session")
+def new_bucket(s3_server: dict[str, str]) -> Callable[[], str]:
+    """Make an empty bucket; returns its URI."""
+
+    def make() -> str:
+        name = f"bucket-{uuid.uuid4().hex[:8]}"
+        request = urllib.request.Request(f"{s3_server['AWS_ENDPOINT_URL']}/{name}", method="PUT")
+        urllib.request.urlopen(request, timeout=10).close()
+        return f"s3://{name}"
+
+    return make
 
 
 @pytest.fixture
-def s3(s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+def s3(s3_server: dict[str, str], new_bucket: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> str:
     """The URI of an empty bucket, which pyarrow's own S3 client of this process reaches."""
     for name, value in s3_server.items():
         monkeypatch.setenv(name, value)
-    return new_bucket(s3_server)
+    return new_bucket()
 
 
 def _allowed_reasons() -> set[str]:
