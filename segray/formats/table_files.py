@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from segray import storage
 from segray.errors import CaseError, SegrayError, StoreError, without_secrets
 from segray.formats.dicom_signature import ENDINGS as DICOM_ENDINGS
 from segray.formats.dicom_signature import is_dicom_file
-from segray.formats.folder import KINDS, ending, kind_of, listing
+from segray.formats.folder import KINDS, ending, is_file, kind_of, listing, walk
 from segray.formats.picture_folders import picture_stem
 
 FILE, FOLDER, NOTHING = "file", "folder", ""
@@ -21,6 +22,9 @@ VOLUMES = ("nifti", "volume")
 
 TRIES = 3
 """Folders of one store that may fail before the others are not asked for: each waits for seconds."""
+
+MOST_FILES = 20_000
+"""Files in the folder of one series; a row that names the root of a disk has more."""
 
 SHOWN = 200
 """Characters of a path that a row shows."""
@@ -49,7 +53,8 @@ class Places:
             return NOTHING
         if not storage.is_remote(path):
             local = storage.absolute(path)
-            return FOLDER if os.path.isdir(local) else FILE if os.path.exists(local) else NOTHING
+            # A pipe or a device is no file: reading it could wait for ever.
+            return FOLDER if os.path.isdir(local) else FILE if os.path.isfile(local) else NOTHING
         folder, _, name = path.rpartition("/")
         folders, files = self._listing(folder)
         return FILE if name in files else FOLDER if name in folders else NOTHING
@@ -119,9 +124,14 @@ def _kind_at(path: str, places: Places, what: str) -> str:
 def _series(path: str) -> NamedImage:
     """The one series in a folder or a multi-frame file. Raises CaseError where there is none, or several."""
     # pydicom is imported only where a table names DICOM.
-    from segray.formats.dicom_scan import group_slices, scan_folder
+    from segray.formats.dicom_scan import group_slices, scan_files
 
-    scan = scan_folder(path)
+    paths = [path] if is_file(path) else list(islice(_files_below(path), MOST_FILES + 1))
+    if len(paths) > MOST_FILES:
+        raise CaseError(
+            f"{_shown(path)} holds more than {MOST_FILES:,} files.", mend="Name the folder of one DICOM series."
+        )
+    scan = scan_files(paths)
     series = group_slices(scan.files)
     if scan.broken:
         raise CaseError(f"{len(scan.broken)} files of {_shown(path)} cannot be read; the first: {scan.broken[0][1]}")
@@ -133,6 +143,11 @@ def _series(path: str) -> NamedImage:
     (files,) = series.values()
     details = {"series": files[0].series, "frame_of_reference": files[0].frame_of_reference}
     return NamedImage(path, "dicom", tuple(one.path for one in files), details)
+
+
+def _files_below(folder: str) -> Iterator[str]:
+    for below, names in walk(folder):
+        yield from (storage.join(folder, below, name) for name in names)
 
 
 def _shown(path: str) -> str:

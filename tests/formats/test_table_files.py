@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,16 @@ def test_rows_without_one_series_are_problems(series: Path) -> None:
     assert "three' is not there" in problems["gone"]
     assert "1 files of" in problems["cut"]
     assert "chosen" not in problems
+
+
+def test_a_row_does_not_lead_over_the_whole_disk(series: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_files, "MOST_FILES", len(VOLUME))
+    os.mkfifo(series / "pipe")
+    found = read(series, "case_id,image\na,one\nall,.\npipe,pipe\n", labelled=False)
+    assert [case.case_id for case in found.cases] == ["a"]
+    problems = dict(found.problems)
+    assert "holds more than 6 files" in problems["all"]
+    assert "pipe' is not there" in problems["pipe"]
 
 
 @pytest.fixture
