@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ingested import rows_of
 from made_dicoms import ramp, save_enhanced, save_seg, save_series
 from made_niftis import Save
 from PIL import Image
@@ -165,6 +166,18 @@ def test_masks_of_pictures_mean_what_the_settings_say(pictures: Path) -> None:
     columns = read(pictures, "case_id,image,mask_lung,mask_lesion\na,p.png,,white.png\n")
     assert np.array_equal(labels_of(columns)[0], 1 * LESION)
     assert columns.label_map == LabelMap({"lesion": 1, "lung": 2})
+
+
+def test_what_a_table_names_becomes_shards(series: Path, pictures: Path, tmp_path: Path) -> None:
+    read(series, ROWS)
+    assert rows_of(series / "cases.csv", tmp_path / "shards") == {"a": "", "b": ""}
+    read(pictures, PICTURES)
+    assert rows_of(pictures / "cases.csv", tmp_path / "others") == {
+        "a": "",
+        "b": "",
+        "c": "",
+        "d": "The image has no labels.",
+    }
 
 
 def test_labels_of_several_kinds_need_names_in_common(pictures: Path, save: Save) -> None:

@@ -13,13 +13,18 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from segray import formats, storage
-from segray.config import IngestConfig
+from segray.config import IngestConfig, load_config
+from segray.errors import SegrayError, StoreError
 from segray.phantoms import make_phantoms
+from segray.pipelines import train_worker
+from segray.pipelines.run_folder import RunFolder
 from segray.shards.manifest import load_manifest
 
 pytestmark = pytest.mark.ray
@@ -147,3 +152,19 @@ def test_masks_on_s3_lie_on_their_scans(way: str, scans: str) -> None:
         labels, own = formats.read_mask(f"{way}/predictions/masks/{name}", geometry)
         assert labels.shape == geometry.size
         assert np.allclose(own.affine, geometry.affine)
+
+
+@pytest.mark.parametrize(("error", "fatal"), [(StoreError, False), (SegrayError, True)])
+def test_a_store_that_does_not_answer_is_asked_again(
+    error: type[SegrayError], fatal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray replays a worker from its last checkpoint unless the run says that its error would come again."""
+
+    def gone(_: object) -> None:
+        raise error("s3://bucket/x cannot be read (NETWORK_CONNECTION).")
+
+    monkeypatch.setattr(train_worker, "_Session", gone)
+    config = load_config(None, ["train.shards=s3://bucket/shards", f"train.run={tmp_path}"])
+    with pytest.raises(error):
+        train_worker.train_worker({"config": config.model_dump(), "threads": torch.get_num_threads(), "stop_after": 0})
+    assert bool(RunFolder(str(tmp_path)).history().get("fatal")) is fatal
