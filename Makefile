@@ -44,9 +44,14 @@ $(VENV)/.installed: $(VENV)/.made pyproject.toml constraints.txt
 	@$(PIP) -e .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.installed
+$(VENV)/.dev: $(VENV)/.installed .venv-moto/.made
 	@echo "Installing what the tests and checks need"
 	@$(PIP) -e ".[dev]"
+	@touch $@
+
+.venv-moto/.made: $(VENV)/.made tests/moto.txt
+	@$(BIN)/python -m venv .venv-moto
+	@.venv-moto/bin/python -m pip install --disable-pip-version-check -q -r tests/moto.txt
 	@touch $@
 
 install: $(VENV)/.installed ## make the virtual environment and install segray into it
@@ -70,5 +75,5 @@ types: $(VENV)/.dev ## mypy --strict
 	@MYPYPATH=benchmarks:benchmarks/quality $(BIN)/mypy benchmarks/*.py benchmarks/quality/*.py
 
 clean: ## remove the virtual environment, caches and the demo
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info build
+	rm -rf $(VENV) .venv-moto demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info build
 	find segray tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

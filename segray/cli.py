@@ -115,6 +115,7 @@ def train(
         str | None,
         typer.Option(metavar="BUNDLE", help="Start from a bundle, a run or a .pth file; overrides train.start_from."),
     ] = None,
+    layout: Format = None,
     overrides: Set = None,
 ) -> None:
     """Train a U-Net on shards, or straight on a folder of labelled cases; leaves a run folder with a bundle.
@@ -129,7 +130,9 @@ def train(
 
     Without ingest: `segray train --shards scans --run runs/one`; every epoch reads the scans again.
     """
-    settings = _config(config, overrides, train__shards=shards, train__run=run, train__start_from=start_from)
+    settings = _config(
+        config, overrides, train__shards=shards, train__run=run, train__start_from=start_from, ingest__format=layout
+    )
 
     from segray.cli_display import TrainLine, print_note, print_plan, print_train
     from segray.pipelines.live import Planner

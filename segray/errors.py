@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
+_SECRETS = re.compile(r"(?<=://)[^/\s:@]*:(?!\d+(?:[/\s]|$))[^@\n]*@(?:[^/\s@]*@)*")
+"""Name and password in a URI, also where they hold a slash; a port is none."""
+
+
+def without_secrets(text: str) -> str:
+    """``text`` without the credentials of the URIs in it: what a table shows, others may read."""
+    return _SECRETS.sub("***@", text)
+
 
 class SegrayError(Exception):
     """A wrong input or setting, told to the user in one line; the command ends with ``exit_code``."""
@@ -10,7 +20,7 @@ class SegrayError(Exception):
 
     def __init__(self, message: str, *, mend: str = "") -> None:
         # Names of files and the words of libraries may hold line breaks.
-        message, mend = (" ".join(text.splitlines()) for text in (message, mend))
+        message, mend = (" ".join(without_secrets(text).splitlines()) for text in (message, mend))
         super().__init__(f"{message} {mend}".strip())
         self.message = message
         self.mend = mend
@@ -27,6 +37,10 @@ class UsageError(SegrayError):
 
 class CaseError(SegrayError):
     """One case cannot be used; it becomes a row with this reason and the run goes on."""
+
+
+class StoreError(SegrayError):
+    """An object store does not answer or refuses: the same call may succeed later."""
 
 
 def _rebuild(kind: type[SegrayError], message: str, mend: str) -> SegrayError:

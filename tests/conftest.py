@@ -1,9 +1,14 @@
-"""What all tests share: the folder of real data, one embedded Ray, and skips that fail in CI."""
+"""What all tests share: the folder of real data, one embedded Ray, an S3 server, and skips that fail in CI."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+import socket
+import subprocess
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -37,7 +42,6 @@ def embedded_ray() -> Iterator[None]:
 
     ray.init(
         address="local",
-        address="local",
         num_cpus=4,
         object_store_memory=300_000_000,
         include_dashboard=False,
@@ -45,6 +49,66 @@ def embedded_ray() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[dict[str, str]]:
+    """The environment of a process that talks to the S3 server of this session, on a free port of this machine.
+
+    moto lives in a virtual environment of its own, since botocore wants an older python-dateutil than the one pinned.
+    """
+    program = ROOT / ".venv-moto" / "bin" / "moto_server"
+    if not program.is_file():
+        pytest.skip(".venv-moto is absent (make dev)")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(program), "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _await(port, server)
+        yield {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_ACCESS_KEY_ID": "nobody",
+            "AWS_SECRET_ACCESS_KEY": "nothing",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def _await(port: int, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise RuntimeError("The S3 server of the tests did not start.")
+
+
+@pytest.fixture(scope="session")
+def new_bucket(s3_server: dict[str, str]) -> Callable[[], str]:
+    """Make an empty bucket; returns its URI."""
+
+    def make() -> str:
+        name = f"bucket-{uuid.uuid4().hex[:8]}"
+        request = urllib.request.Request(f"{s3_server['AWS_ENDPOINT_URL']}/{name}", method="PUT")
+        urllib.request.urlopen(request, timeout=10).close()
+        return f"s3://{name}"
+
+    return make
+
+
+@pytest.fixture
+def s3(s3_server: dict[str, str], new_bucket: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of an empty bucket, which pyarrow's own S3 client of this process reaches."""
+    for name, value in s3_server.items():
+        monkeypatch.setenv(name, value)
+    return new_bucket()
 
 
 def _allowed_reasons() -> set[str]:

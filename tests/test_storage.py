@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from segray import storage
-from segray.errors import SegrayError
+from segray.errors import CaseError, SegrayError, StoreError
+from segray.formats import folder
 
 
 def test_a_write_replaces_the_file_and_makes_its_folder(tmp_path: Path) -> None:
@@ -162,3 +163,86 @@ def test_filesystem_gives_pyarrows_view(tmp_path: Path) -> None:
     fs, path = storage.filesystem(f"file://{tmp_path}")
     assert fs.type_name == "local"
     assert path == str(tmp_path)
+
+
+KEYS = ("with space.nii.gz", "100%.csv", "a%20b", "Größe+1", "what?.x", "a#b", "x@y:z", "[1]")
+
+
+def test_a_key_of_any_letters_is_found_under_its_own_name(s3: str) -> None:
+    for key in KEYS:
+        storage.write_text(f"{s3}/some folder/{key}", key)
+    assert storage.names(f"{s3}/some folder") == sorted(KEYS)
+    assert folder.listing(f"{s3}/some folder") == ([], sorted(KEYS))
+    for key in KEYS:
+        uri = f"{s3}/some folder/{key}"
+        assert storage.read_text(uri) == key
+        assert storage.read_head(uri, 2) == key.encode()[:2]
+        assert storage.exists(uri)
+        assert folder.is_file(uri)
+        assert folder.file_state(uri)[0] == len(key.encode())
+        storage.delete(uri)
+        assert not storage.exists(uri)
+    assert not folder.is_file(f"{s3}/some folder")
+
+
+CALLS = {
+    "exists": storage.exists,
+    "read_bytes": storage.read_bytes,
+    "read_head": lambda uri: storage.read_head(uri, 9),
+    "write_bytes": lambda uri: storage.write_bytes(uri, b"x"),
+    "append_line": lambda uri: storage.append_line(uri, "x"),
+    "names": storage.names,
+    "delete": storage.delete,
+    "listing": folder.listing,
+    "is_file": folder.is_file,
+    "file_state": folder.file_state,
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_an_address_that_pyarrow_cannot_open_is_one_sentence(call: str) -> None:
+    for uri in ("foo://bucket/x", "s3://a b/x", "s3://bucket/\udc80"):
+        with pytest.raises(SegrayError, match="cannot be opened") as caught:
+            CALLS[call](uri)
+        assert uri in str(caught.value)
+        assert caught.value.mend
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_what_a_store_refuses_is_one_sentence(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that refuses everything, as one does whose network is gone."""
+
+    class Gone:
+        def __getattr__(self, name: str) -> object:
+            raise OSError("When getting information for key 'x': AWS Error NETWORK_CONNECTION\nand more")
+
+    monkeypatch.setattr(storage, "filesystem", lambda uri: (Gone(), "bucket/x"))
+    with pytest.raises(
+        StoreError, match=r"s3://bucket/x cannot be \w+ \(When .* AWS Error NETWORK_CONNECTION\)"
+    ) as caught:
+        CALLS[call]("s3://bucket/x")
+    assert caught.value.mend == storage.MEND
+
+
+def test_a_store_that_does_not_answer_is_one_sentence(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(StoreError, match=rf"{s3}/x cannot be read .*NETWORK_CONNECTION"):
+        storage.exists(f"{s3}/x")
+
+
+def test_an_absent_bucket_refuses_a_write_in_words(s3: str) -> None:
+    with pytest.raises(StoreError, match=r"cannot be written .*NO_SUCH_BUCKET"):
+        storage.write_bytes(f"{s3}-none/x", b"x")
+
+
+@pytest.mark.parametrize("secret", ["hush", "hu/sh", "hu sh", "hu@sh", "hu/s h@"])
+def test_no_message_holds_a_password(s3: str, secret: str) -> None:
+    uri = s3.replace("://", f"://name:{secret}@") + "/none"
+    for kind in (SegrayError, CaseError):
+        assert secret not in str(kind(f"{uri} is damaged, so is {uri}."))
+    with pytest.raises(SegrayError) as caught:
+        storage.read_bytes(uri)
+    assert secret not in str(caught.value)
+    assert "sh" not in str(caught.value).partition("(")[0]
+    told = "s3://bucket/a@b:c/d hdfs://host:9000/a@b hdfs://host:9000 at 12:30"
+    assert str(SegrayError(told)) == told

@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from segray import storage
+from segray.case import LabelMap
 from segray.errors import SegrayError, UsageError
 from segray.formats.channel_files import NAMES
 from segray.formats.findings import NOT_KEPT, Findings, shown
-from segray.formats.folder import KINDS, ending, is_file, kind_of, listing
+from segray.formats.folder import is_file
+from segray.formats.frames import PLAIN, Meaning, meaning_of_masks
 from segray.formats.label_names import dataset_labels, is_safe, mask_labels, volume_labels
-from segray.formats.source import CaseSource, Discovery
+from segray.formats.picture_folders import channel_details
+from segray.formats.source import SPLITS, CaseSource, Discovery
+from segray.formats.table_files import VOLUMES, Places, name_image, name_labels
+from segray.formats.table_rows import MEND, Row, read_rows
 
 ENDINGS = (".csv", ".parquet")
 MASK, IMAGE = "mask_", "image_"
 LABEL_COLUMNS = ("labels", "label")
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
-
-MOST_BYTES = 1 << 28
-"""Bytes of a table; a row has about 200."""
-
-MOST_CELL = 4096
-"""Characters of a cell: the longest path of Linux."""
-
-MEND = "A table has the columns case_id, image and label (or mask_<structure>), and may have patient and split."
-
-Row = Mapping[str, str]
 
 
 @dataclass
@@ -49,20 +33,36 @@ class _Columns:
     others: list[str]
 
 
-@dataclass
-class _There:
-    """Whether files exist; of a remote folder the listing is asked for once."""
+@dataclass(frozen=True)
+class _Case:
+    """A row whose files are there.
 
-    _names: dict[str, set[str]] = field(default_factory=dict)
+    Attributes:
+        source: the case, its labels as the row names them.
+        numbers: structure to number in the DICOM SEG or RTSTRUCT that holds the labels.
+        had_masks: also where none of them is kept.
+    """
 
-    def __call__(self, path: str) -> bool:
-        if not storage.is_remote(path):
-            return storage.exists(path)
-        folder, _, name = path.rpartition("/")
-        if folder not in self._names:
-            folders, files = listing(folder)
-            self._names[folder] = {*folders, *files}
-        return name in self._names[folder]
+    source: CaseSource
+    numbers: Mapping[str, int]
+    had_masks: bool
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """What the label files of a table mean.
+
+    Attributes:
+        label_map: None where only voxel values could tell.
+        dropped: values that count as background.
+        told: the structures that settings or dataset.json name, kept or not.
+        pictures: what pictures among them mean.
+    """
+
+    label_map: LabelMap | None = None
+    dropped: tuple[int, ...] = ()
+    told: frozenset[str] = frozenset()
+    pictures: Meaning = field(default_factory=Meaning)
 
 
 def is_table(path: str) -> bool:
@@ -85,106 +85,17 @@ def read_table(path: str, found: Findings) -> Discovery:
     """
     if not is_table_file(path):
         raise UsageError(f"{path} is no table: it is no file whose name ends in .csv or .parquet.")
-    rows = _rows(path)
+    rows = read_rows(path)
     columns = _columns(path, rows)
-    folder = path.rpartition("/")[0]
     masks = mask_labels(columns.masks, found.config, found.notes) if columns.masks and found.labelled else None
-    label_map = masks
-    dropped: tuple[int, ...] = ()
-    if columns.labels and found.labelled:
-        label_map, dropped = volume_labels(dataset_labels(folder), found.config, found.notes)
-    there = _There()
-    for number, row in enumerate(rows, start=1):
-        source = _source(path, number, row, columns, found)
-        if source is not None:
-            kept = {name: file for name, file in source.masks.items() if masks is None or name in masks.values}
-            _add(replace(source, masks=kept, dropped=dropped), bool(source.masks), found, there)
+    cases = list(_cases(path, rows, columns, masks, found))
+    labels = _meaning(path, cases, found) if columns.labels and found.labelled else _Labels(masks)
+    _add(cases, labels, found)
     _check_patients(path, found.cases.values())
     found.notes.insert(0, f"A table of cases: {len(found.cases)} of {len(rows)} rows name usable files.")
     if columns.others:
         found.notes.append(f"Columns that segray does not use: {', '.join(columns.others[:8])}.")
-    return found.finish("table", label_map)
-
-
-def _rows(path: str) -> list[Row]:
-    try:
-        data = storage.read_bytes(path)
-    except SegrayError as error:
-        raise UsageError(str(error)) from error
-    if len(data) > MOST_BYTES:
-        raise UsageError(f"{path} has {len(data):,} bytes; segray reads tables of up to {MOST_BYTES:,}.")
-    rows = list(_csv_rows(path, data) if path.lower().endswith(".csv") else _parquet_rows(path, data))
-    if not rows:
-        raise UsageError(f"{path} has no rows.", mend=MEND)
-    return rows
-
-
-def _csv_rows(path: str, data: bytes) -> Iterator[Row]:
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is no text in UTF-8 (byte {error.start}).", mend="Save it as CSV UTF-8.") from error
-    if "\0" in text:
-        raise UsageError(f"{path} holds zero bytes, so it is no CSV file.", mend="Save it as CSV UTF-8.")
-    first = text.split("\n", 1)[0]
-    # Spreadsheets of many countries write a semicolon, because their comma is the decimal point.
-    sign = max(",;\t", key=first.count)
-    try:
-        lines = csv.reader(io.StringIO(text, newline=""), delimiter=sign, strict=True)
-        names = _names(path, next(lines, []))
-        for number, line in enumerate(lines, start=2):
-            if not any(cell.strip() for cell in line):
-                continue
-            if len(line) != len(names):
-                raise UsageError(f"{path} has {len(line)} cells in row {number}, but {len(names)} columns.")
-            yield {name: _cell(path, number, cell) for name, cell in zip(names, line, strict=True)}
-    except csv.Error as error:
-        raise UsageError(f"{path} is no CSV file that segray understands ({error}).", mend=MEND) from error
-
-
-def _parquet_rows(path: str, data: bytes) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        schema = file.schema_arrow
-        names = _names(path, schema.names)
-        for name in schema.names:
-            kind = schema.field(name).type
-            if pa.types.is_dictionary(kind):
-                kind = kind.value_type
-            # Plain types only: an extension type could make a reader unpickle what a stranger wrote.
-            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
-                if pa.types.is_null(kind):
-                    continue
-                raise UsageError(
-                    f"{path} has the column {name[:40]!r} of the type {str(kind)[:40]}.",
-                    mend="segray reads columns of text and whole numbers.",
-                )
-        number = 0
-        for batch in file.iter_batches(batch_size=1024):
-            for values in batch.to_pylist():
-                number += 1
-                cells = ("" if value is None else str(value) for value in values.values())
-                yield {name: _cell(path, number, cell) for name, cell in zip(names, cells, strict=True)}
-    except (OSError, pa.ArrowException, UnicodeDecodeError, KeyError, OverflowError) as error:
-        told = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise UsageError(f"{path} is no Parquet file that segray reads ({told}).") from error
-
-
-def _names(path: str, told: Sequence[str]) -> list[str]:
-    names = [name.strip() for name in told]
-    twice = {name for name in names if names.count(name) > 1} if len(names) < 10_000 else {"..."}
-    if twice:
-        raise UsageError(f"{path} has the column {min(twice)[:40]!r} twice.", mend=MEND)
-    return names
-
-
-def _cell(path: str, number: int, cell: str) -> str:
-    if len(cell) > MOST_CELL:
-        raise UsageError(f"{path} has a cell of {len(cell):,} characters in row {number}.", mend=MEND)
-    return cell.strip()
+    return found.finish("table", labels.label_map)
 
 
 def _columns(path: str, rows: Sequence[Row]) -> _Columns:
@@ -208,32 +119,51 @@ def _columns(path: str, rows: Sequence[Row]) -> _Columns:
     return _Columns(images or {"": "image"}, labels[0] if labels else None, masks, others)
 
 
-def _source(path: str, number: int, row: Row, columns: _Columns, found: Findings) -> CaseSource | None:
-    """The case of a row; None, and a problem, where it names no case or not all of its image."""
-    case_id = row["case_id"]
-    if not case_id:
-        found.problems.append((f"row {number}", "The row has no case_id."))
-        return None
-    images = [_at(path, row[column]) for column in columns.images.values()]
-    if not all(images):
-        empty = next(column for column in columns.images.values() if not row[column])
-        found.problems.append((shown(case_id), f"The row has no {empty}."))
-        return None
+def _cases(
+    path: str, rows: Sequence[Row], columns: _Columns, masks: LabelMap | None, found: Findings
+) -> Iterable[_Case]:
+    """The rows that can be used; the others are problems."""
+    places = Places()
+    for number, row in enumerate(rows, start=1):
+        split = _split(path, row.get("split", ""))
+        try:
+            case = _case(path, row, columns, masks, found.labelled, places)
+        except SegrayError as error:
+            found.problems.append((shown(row["case_id"]) or f"row {number}", str(error)))
+            continue
+        yield replace(case, source=replace(case.source, split=split))
+
+
+def _case(path: str, row: Row, columns: _Columns, masks: LabelMap | None, labelled: bool, places: Places) -> _Case:
+    """The case of a row. Raises SegrayError where it names no case, or files that segray does not read."""
+    empty = next((name for name in ("case_id", *columns.images.values()) if not row[name]), None)
+    if empty is not None:
+        raise SegrayError(f"The row has no {empty}.")
+    image = name_image([_at(path, row[column]) for column in columns.images.values()], places)
     labels = _at(path, row[columns.labels]) if columns.labels else ""
-    masks = {name: _at(path, row[column]) for name, column in columns.masks.items() if row[column]}
-    kinds = {kind_of(file) for file in (labels, *masks.values()) if file}
-    return CaseSource(
-        case_id,
-        images[0],
-        masks=masks,
+    named = {name: _at(path, row[column]) for name, column in columns.masks.items() if row[column]}
+    kept = {name: file for name, file in named.items() if masks is None or name in masks.values}
+    label_kind = name_labels([labels] if labels else list(kept.values()), places)
+    source = CaseSource(
+        row["case_id"],
+        image.image,
+        masks=kept,
         labels=labels or None,
         patient=row.get("patient", ""),
-        kind=kind_of(images[0]),
-        label_kind="" if not kinds else "volume" if "volume" in kinds else "nifti",
-        parts=tuple(images[1:]),
-        split=_split(path, row.get("split", "")),
-        details={NAMES: list(columns.images)} if len(images) > 1 else {},
+        kind=image.kind,
+        label_kind=label_kind,
+        parts=image.parts,
+        details={NAMES: list(columns.images)} if len(columns.images) > 1 else image.details,
     )
+    numbers = _structures(labels) if labels and label_kind == "dicom" and labelled else {}
+    return _Case(source, numbers, bool(named))
+
+
+def _structures(path: str) -> Mapping[str, int]:
+    """Structure to number of a DICOM SEG or RTSTRUCT. Raises CaseError where it holds none."""
+    from segray.formats.dicom_labels import structure_numbers
+
+    return structure_numbers(path)
 
 
 def _at(path: str, told: str) -> str:
@@ -253,24 +183,61 @@ def _split(path: str, told: str) -> str:
     return SPLITS[told.lower()]
 
 
-def _add(source: CaseSource, had_masks: bool, found: Findings, there: _There) -> None:
-    """Keep a case whose files are there and are such as segray reads."""
-    for file in source.files:
-        name = file.rpartition("/")[2]
-        if ending(name) is None:
-            reason = f"{file[:200]!r} is no volume that segray reads ({', '.join(KINDS)})."
-        elif "\0" in file or not there(file):
-            reason = f"{file[:200]!r} is not there."
-        else:
-            continue
-        found.problems.append((shown(source.case_id), reason))
-        return
-    if had_masks and not source.masks:
-        found.problems.append((source.case_id, NOT_KEPT))
-    found.add(source)
+def _meaning(path: str, cases: Sequence[_Case], found: Findings) -> _Labels:
+    """What the column label means, by the kinds of its files.
+
+    Raises:
+        UsageError: files of several kinds, and no names that all of them could share.
+    """
+    folder = path.rpartition("/")[0]
+    kinds = {case.source.label_kind for case in cases if case.source.labels is not None}
+    kinds = {"volume" if kind in VOLUMES else kind for kind in kinds}
+    if len(kinds) > 1 and not found.config.labels:
+        raise UsageError(
+            f"{path} has labels of several kinds ({', '.join(sorted(kinds))}), and nothing says what they share.",
+            mend="Give the structures as ingest.labels, such as {liver: 1}.",
+        )
+    pictures = meaning_of_masks(folder, [PLAIN], found) if "picture" in kinds else Meaning()
+    if kinds == {"picture"}:
+        return _Labels(pictures.label_map, pictures.dropped, pictures=pictures)
+    dataset = dataset_labels(folder)
+    told = frozenset(found.config.labels or dataset or {})
+    if kinds == {"dicom"} and not told:
+        return _Labels(mask_labels([name for case in cases for name in case.numbers], found.config, found.notes))
+    label_map, dropped = volume_labels(dataset, found.config, found.notes)
+    return _Labels(label_map, dropped, told, pictures)
 
 
-def _check_patients(path: str, cases: Any) -> None:
+def _add(cases: Sequence[_Case], labels: _Labels, found: Findings) -> None:
+    """Keep the cases, with the labels that are wanted of them."""
+    pictures = [case.source.image for case in cases if case.source.kind == "picture"]
+    look = channel_details(pictures, found.config, found.notes) if pictures else {}
+    for case in cases:
+        source = _labelled(case, labels) if found.labelled else case.source
+        if source.kind == "picture":
+            source = replace(source, details={**source.details, **look})
+        if (case.had_masks or case.source.has_labels) and not source.has_labels:
+            found.problems.append((source.case_id, NOT_KEPT))
+        found.add(source)
+
+
+def _labelled(case: _Case, labels: _Labels) -> CaseSource:
+    """A case whose labels are such as its reader takes: values, or a mask a structure that is kept."""
+    source, path = case.source, case.source.labels
+    if path is None or (source.label_kind == "picture" and labels.pictures.single):
+        return replace(source, dropped=labels.dropped, details={**source.details, **labels.pictures.details})
+    # A DICOM file that has none of the names that were told is taken by its numbers, as values are.
+    by_name = bool(case.numbers) and (not labels.told or not labels.told.isdisjoint(case.numbers))
+    if source.label_kind != "picture" and not by_name:
+        return replace(source, dropped=labels.dropped)
+    names = list(case.numbers) if by_name else [labels.pictures.renamed.get(PLAIN, PLAIN)]
+    kept = [name for name in names if labels.label_map is not None and name in labels.label_map.values]
+    structures = {"structures": {name: case.numbers[name] for name in kept}} if by_name else {}
+    masks = dict.fromkeys(kept, path)
+    return replace(source, labels=None, masks=masks, details={**source.details, **structures})
+
+
+def _check_patients(path: str, cases: Iterable[CaseSource]) -> None:
     splits: dict[str, str] = {}
     for case in cases:
         if case.split and splits.setdefault(case.patient, case.split) != case.split:

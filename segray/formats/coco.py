@@ -10,14 +10,13 @@ from typing import Any
 
 from segray import storage
 from segray.errors import CaseError
-from segray.formats.case_table import SPLITS
 from segray.formats.coco_file import CocoFile, CocoImage, load_coco
 from segray.formats.coco_labels import IMAGE
 from segray.formats.findings import Findings, shown
 from segray.formats.folder import is_file, leads_out, listing
 from segray.formats.label_names import mask_labels
 from segray.formats.picture_folders import channel_details, picture_stem, split_folders, unique_ids
-from segray.formats.source import CaseSource, Discovery
+from segray.formats.source import SPLITS, CaseSource, Discovery
 
 BESIDE = "_annotations.coco.json"
 ANNOTATIONS = "annotations"

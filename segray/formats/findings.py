@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from segray.case import LabelMap, check_case_id
 from segray.config import IngestConfig
-from segray.errors import CaseError
+from segray.errors import CaseError, without_secrets
 from segray.formats.source import CaseSource, Discovery
 
 NOT_KEPT = "The case has no mask of the structures that are kept."
@@ -55,4 +55,5 @@ class Findings:
                 self.problems += [(case_id, "The image has no labels.") for case_id in bare if case_id not in told]
             else:
                 self.notes.append("No case has labels.")
-        return Discovery(kind, cases, label_map, sorted(self.problems), self.notes)
+        problems = sorted((without_secrets(name), without_secrets(reason)) for name, reason in self.problems)
+        return Discovery(kind, cases, label_map, problems, self.notes)

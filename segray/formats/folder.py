@@ -55,13 +55,16 @@ def listing(uri: str, top: str | None = None, left: Left | None = None) -> tuple
             since it could lead to all of the disk: it is no name of the result, and is added to ``left``. Links to
             files are files. None: ``uri`` was named by the user, and all links are followed.
         left: where to note what is left out.
+
+    Raises SegrayError where it cannot be read.
     """
     import pyarrow.fs as pafs
 
     if not storage.is_remote(uri):
         return _local_listing(storage.absolute(uri), None if top is None else storage.absolute(top), left)
     fs, path = storage.filesystem(uri)
-    infos = fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+    with storage.asking(uri):
+        infos = fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))
     folders = [info.base_name for info in infos if info.type == pafs.FileType.Directory]
     files = [info.base_name for info in infos if info.type == pafs.FileType.File]
     return sorted(filter(_visible, folders)), sorted(filter(_visible, files))
@@ -76,13 +79,14 @@ def leads_out(top: str, uri: str) -> bool:
 
 
 def is_file(uri: str) -> bool:
-    """True if ``uri`` is a file."""
+    """True if ``uri`` is a file. Raises SegrayError where a store does not answer."""
     import pyarrow.fs as pafs
 
     if not storage.is_remote(uri):
         return os.path.isfile(storage.absolute(uri))
     fs, path = storage.filesystem(uri)
-    return bool(fs.get_file_info(path).type == pafs.FileType.File)
+    with storage.asking(uri):
+        return bool(fs.get_file_info(path).type == pafs.FileType.File)
 
 
 def walk(uri: str, left: Left | None = None) -> Iterator[tuple[str, list[str]]]:
@@ -98,13 +102,12 @@ def file_state(uri: str) -> tuple[int, int]:
     import pyarrow.fs as pafs
 
     if not storage.is_remote(uri):
-        try:
+        with storage.asking(uri):
             state = os.stat(storage.absolute(uri))
-        except OSError as error:
-            raise SegrayError(f"{uri} cannot be read ({error.strerror}).") from error
         return state.st_size, state.st_mtime_ns
     fs, path = storage.filesystem(uri)
-    info = fs.get_file_info(path)
+    with storage.asking(uri):
+        info = fs.get_file_info(path)
     if info.type != pafs.FileType.File:
         raise SegrayError(f"{uri} is not there.")
     return int(info.size), int(info.mtime_ns or 0)

@@ -49,7 +49,7 @@ class _Place:
 
 
 @dataclass(frozen=True)
-class _Meaning:
+class Meaning:
     """What the masks of a folder mean.
 
     Attributes:
@@ -84,7 +84,7 @@ def read_frames(root: str, found: Findings) -> Discovery:
         return _one_picture(root, found)
     places = _places(root, found)
     names = sorted({name for place in places for name in place.masks})
-    meaning = _meaning(root, names, found) if found.labelled and names else _Meaning()
+    meaning = meaning_of_masks(root, names, found) if found.labelled and names else Meaning()
     paths = [place.images[base] for place in places for base in sorted(place.images)]
     look = channel_details(paths, found.config, found.notes)
     ids = unique_ids({place.name: list(place.images) for place in places})
@@ -191,7 +191,12 @@ def _masks_beside(place: _Place) -> None:
         place.images = {base: path for base, path in place.images.items() if base not in marks}
 
 
-def _meaning(root: str, names: Sequence[str], found: Findings) -> _Meaning:
+def meaning_of_masks(root: str, names: Sequence[str], found: Findings) -> Meaning:
+    """What the masks of the folders ``names`` mean, by the settings and the ``dataset.json`` of ``root``.
+
+    Raises:
+        UsageError: settings that do not fit the folders; several of them, and nobody said whether they overlap.
+    """
     config = found.config
     dataset = dataset_labels(root)
     if config.mask_colours is not None:
@@ -199,7 +204,7 @@ def _meaning(root: str, names: Sequence[str], found: Findings) -> _Meaning:
     if len(names) == 1 and len(config.labels or dataset or {}) > 1:
         label_map, dropped = volume_labels(dataset, config, found.notes)
         found.notes.append("The grey levels (or palette indices) of the masks are their label values.")
-        return _Meaning(label_map, single=True, dropped=dropped)
+        return Meaning(label_map, single=True, dropped=dropped)
     renamed = _renamed(names, config, found.notes)
     label_map = mask_labels([renamed.get(name, name) for name in names], config, found.notes)
     if label_map is not None and len(label_map.names) > 1 and "overlap" not in config.model_fields_set:
@@ -208,10 +213,10 @@ def _meaning(root: str, names: Sequence[str], found: Findings) -> _Meaning:
             mend="Set ingest.overlap=keep where a pixel may be in several of them, or ingest.overlap=smallest where it "
             "goes to the smallest, or choose one by ingest.structures.",
         )
-    return _Meaning(label_map, renamed)
+    return Meaning(label_map, renamed)
 
 
-def _coloured(names: Sequence[str], config: IngestConfig, notes: list[str]) -> _Meaning:
+def _coloured(names: Sequence[str], config: IngestConfig, notes: list[str]) -> Meaning:
     from segray.formats.picture_labels import BACKGROUND, COLOURS
 
     table = config.mask_colours or {}
@@ -228,7 +233,7 @@ def _coloured(names: Sequence[str], config: IngestConfig, notes: list[str]) -> _
     shown = ", ".join(f"{table[name]} is {name} ({values[name]})" for name in structures)
     notes.append(f"Colours of the masks by ingest.mask_colours: {shown}.")
     label_map, _ = volume_labels(None, config.model_copy(update={"labels": values}), [])
-    return _Meaning(label_map, single=True, details={COLOURS: dict(table)})
+    return Meaning(label_map, single=True, details={COLOURS: dict(table)})
 
 
 def _renamed(names: Sequence[str], config: IngestConfig, notes: list[str]) -> dict[str, str]:
@@ -242,7 +247,7 @@ def _renamed(names: Sequence[str], config: IngestConfig, notes: list[str]) -> di
     return {}
 
 
-def _source(case_id: str, base: str, place: _Place, meaning: _Meaning, look: Mapping[str, Any]) -> CaseSource:
+def _source(case_id: str, base: str, place: _Place, meaning: Meaning, look: Mapping[str, Any]) -> CaseSource:
     masks: dict[str, str] = {}
     for folder_name, files in place.masks.items():
         name = meaning.renamed.get(folder_name, folder_name)
@@ -273,7 +278,7 @@ def _lone_masks(place: _Place) -> list[str]:
     return sorted({base for files in place.masks.values() for base in files if base not in known})
 
 
-def _tell(names: Sequence[str], others: int, meaning: _Meaning, found: Findings) -> None:
+def _tell(names: Sequence[str], others: int, meaning: Meaning, found: Findings) -> None:
     cases = found.cases.values()
     said = f"; masks of {', '.join(meaning.renamed.get(name, name) for name in names)}" if names else ", without masks"
     found.notes.insert(0, f"Pictures: {len(cases)} cases{said}.")

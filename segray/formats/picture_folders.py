@@ -8,8 +8,8 @@ from typing import Any
 from segray import storage
 from segray.config import IngestConfig
 from segray.errors import CaseError
-from segray.formats.case_table import SPLITS
 from segray.formats.folder import listing
+from segray.formats.source import SPLITS
 
 ENDINGS = (".png", ".tif", ".tiff", ".bmp", ".gif", ".jpg", ".jpeg")
 """Of two pictures of one name the earlier ending is used: it loses less."""

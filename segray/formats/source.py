@@ -12,6 +12,16 @@ from segray.case import Geometry, LabelMap
 from segray.errors import SegrayError
 from segray.formats.folder import file_state, with_detached
 
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+"""What people call a split to what segray calls it."""
+
 
 @dataclass(frozen=True)
 class CaseSource:

@@ -28,7 +28,7 @@ from segray.config import Config, parse_config
 from segray.engine.memory import take_peak_mib
 from segray.engine.trainer import Batch, StepResult, Trainer, save_state
 from segray.engine.validation import Validator
-from segray.errors import SegrayError
+from segray.errors import SegrayError, StoreError
 from segray.evaluation.counting import Counts
 from segray.evaluation.metrics import dice
 from segray.nets.bundle import save_bundle
@@ -98,7 +98,7 @@ def train_worker(loop: dict[str, Any]) -> None:
         session.close(failed=False)
     except Exception as error:
         run.log(f"worker {socket.gethostname()}:{os.getpid()} failed:\n{traceback.format_exc().rstrip()}")
-        if isinstance(error, FATAL):
+        if isinstance(error, FATAL) and not isinstance(error, StoreError):
             run.write_history(fatal=reason_for(error))
         raise
 

@@ -124,7 +124,7 @@ def test_rows_that_cannot_be_used_are_problems(folder: Path) -> None:
     assert "none.nii.gz' is not there" in problems["gone"]
     assert problems["empty"] == "The row has no image."
     assert "none.nii.gz' is not there" in problems["nolabel"]
-    assert "no volume that segray reads" in problems["text"]
+    assert "no image that segray reads" in problems["text"]
     assert "cannot be a file name" in problems["../up"]
     assert len(problems) == 7
 

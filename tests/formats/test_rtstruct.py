@@ -142,14 +142,20 @@ def test_a_table_may_name_the_file_as_labels(tmp_path: Path) -> None:
     save_rtstruct(
         tmp_path / "rs", {"a": [closed(box(1.5, 1.5, 5.5, 5.5), 1)], "b": [closed(box(1.5, 1.5, 5.5, 5.5), 3)]}
     )
-    source = formats.CaseSource("x", str(tmp_path / "s"), kind="dicom", labels=str(tmp_path / "rs"))
-    assert formats.label_values(source) == [5, 6]
-    by_name = formats.read_case(source, LabelMap({"b": 7})).labels
-    by_number = formats.read_case(source, LabelMap({"label_5": 5, "label_6": 6})).labels
-    assert by_name is not None
-    assert by_number is not None
+    table = tmp_path / "cases.csv"
+    table.write_text("case_id,image,label\nx,s,rs\n")
+
+    def labels(**settings: int) -> Any:
+        found = formats.discover(str(table), IngestConfig(labels=settings or None))
+        assert found.problems == []
+        return formats.read_case(found.cases[0], found.label_map).labels
+
+    sorted_names, by_name, by_number = labels(), labels(b=7), labels(upper=5, lower=6)
+    assert (sorted_names[1].max(), sorted_names[3].max()) == (1, 2)
     assert np.unique(by_name).tolist() == [0, 7]
     assert (by_number[1].max(), by_number[3].max()) == (5, 6)
+    source = formats.CaseSource("x", str(tmp_path / "s"), kind="dicom", labels=str(tmp_path / "rs"))
+    assert formats.label_values(source) == [5, 6]
 
 
 def test_contours_that_cross_slices_are_refused(tmp_path: Path) -> None:
