@@ -10,9 +10,10 @@ cases; the proportional set size (PSS, shared pages counted once) of all process
 
 Predicted: 1.8 times (the driver's own work and the largest class of memory stay serial); memory flat but for the facts
 of the cases, 5 kB each: 10 MB more at 2,000. Measured: results/doctor_scaling.json. What came beside the prediction:
-with tasks of Ray Data a core was idle for a part of the time, since it starts a task some 50 ms after another has ended:
-1.67 and 1.63. Plain Ray tasks (pipelines/case_tasks) took them to 1.76 and 1.73 (1.81 and 1.75 in a run before), and
-the ingest with one worker from 56 to 24 s, on another machine. Two processes without Ray, each with half of the cases, give 1.95 on this machine.
+with tasks of Ray Data a core was idle for a part of the time, since it starts a task some 50 ms after another has
+ended: 1.67 and 1.63. Plain Ray tasks (pipelines/case_tasks) took them to 1.76 and 1.73 (1.81 and 1.75 in a run before),
+and the ingest with one worker from 56 to 24 s, on another machine. Two processes without Ray, each with half of the
+cases, give 1.95.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """segray's default training against MONAI's tutorial and milesial's loop: same cases, net size and minutes.
 
-    python benchmarks/quality/against_peers.py DATA [--minutes 20] [--keep FOLDER] [--small]
+    python benchmarks/quality/against_peers.py DATA [--minutes 20] [--pinned] [--keep FOLDER] [--small]
 
-DATA holds images/ and labels/ (the hippocampus of MSD Task04). One after the other, on an otherwise idle machine, each
-trains for the given minutes of wall-clock time, start-up and validations included:
+DATA holds images/ and labels/ (the hippocampus of MSD Task04). On an otherwise idle machine each trains for the given
+minutes of wall-clock time, start-up and validations included: one after the other on all cores, or with --pinned as
+many at a time as there are cores, each on a core of its own, Ray's processes included:
 
 * segray: its defaults (hippocampus_default.yaml);
 * milesial: the loop of milesial's Pytorch-UNet with segray's config (hippocampus_milesial.yaml), the same 2D net;
@@ -13,8 +14,6 @@ All three then predict the cases of the shards' validation split, which choose n
 one function counts the Dice of all of them on the cases' own grids. The difference to segray is given with the 95 %
 interval of a bootstrap over the cases.
 
-nnU-Net's trainer is no contestant: it imports torchvision-bound packages that have no CPU build beside this torch.
-
 Predicted: segray 0.87, monai 0.85 (Adam 1e-4 is slow, its 3D patches help), milesial below 0.5 (learning rate 1e-5 on
 single slices). Measured: results/quality_against_peers.json.
 """
@@ -22,6 +21,10 @@ single slices). Measured: results/quality_against_peers.json.
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -90,25 +93,49 @@ def train_monai(data: Path, work: Path, minutes: float, features: Sequence[int],
     return work / "masks_monai"
 
 
-def measure(data: Path, work: Path, minutes: float, more: list[str]) -> dict[str, Any]:
-    segray("ingest", str(data), str(work / "shards"), settings=[*INGEST, f"ingest.split.validation={1 / FOLDS}"])
+def compete(name: str, data: Path, work: Path, minutes: float, more: list[str]) -> None:
+    """Train one contestant, predict, and leave its scores and seconds."""
+    begin = time.monotonic()
     manifest = load_manifest(str(work / "shards"))
     structures = len(manifest.label_map.names)
-    features = [int(word) for word in yaml.safe_load(CONFIGS["segray"].read_text())["net"]["features"]]
+    if name in OURS:
+        masks = train_ours(name, data, work, minutes, more)
+    else:
+        features = [int(word) for word in yaml.safe_load(CONFIGS["segray"].read_text())["net"]["features"]]
+        masks = train_monai(data, work, minutes, features, structures)
+    seconds = round(time.monotonic() - begin)
     held_out = [files_of(data, case) for case in manifest.cases("validation")]
-    scores, seconds = {}, {}
-    for name in (*OURS, "monai"):
-        begin = time.monotonic()
-        if name in OURS:
-            masks = train_ours(name, data, work, minutes, more)
-        else:
-            masks = train_monai(data, work, minutes, features, structures)
-        seconds[name] = round(time.monotonic() - begin)
-        scores[name] = scores_of(masks, held_out, structures)
-        print(f"{name}: mean Dice {np.mean(scores[name]):.4f} on {len(held_out)} cases", flush=True)
-    peers = [name for name in scores if name != "segray"]
+    scores = scores_of(masks, held_out, structures)
+    (work / f"{name}.json").write_text(json.dumps({"scores": scores, "seconds": seconds}))
+    print(f"{name}: mean Dice {np.mean(scores):.4f} on {len(held_out)} cases", flush=True)
+
+
+def in_turn(commands: dict[str, list[str]], *, pinned: bool) -> None:
+    """Run the contestants, each on a core of its own or each on all."""
+    cores = sorted(os.sched_getaffinity(0)) if pinned else [None]
+    waiting = list(commands.values())
+    while waiting:
+        group, waiting = waiting[: len(cores)], waiting[len(cores) :]
+        prefixes = [[] if core is None else ["taskset", "-c", str(core)] for core in cores]
+        running = [subprocess.Popen([*prefix, *words]) for prefix, words in zip(prefixes, group, strict=False)]
+        codes = [process.wait() for process in running]
+        if any(codes):
+            raise SystemExit("a contestant failed")
+
+
+def measure(data: Path, work: Path, minutes: float, more: list[str], *, pinned: bool) -> dict[str, Any]:
+    segray("ingest", str(data), str(work / "shards"), settings=[*INGEST, f"ingest.split.validation={1 / FOLDS}"])
+    manifest = load_manifest(str(work / "shards"))
+    words = [sys.executable, __file__, str(data), "--minutes", str(minutes), "--keep", str(work), "--more", *more]
+    names = ("segray", "monai", "milesial")
+    in_turn({name: [*words[:2], "--only", name, *words[2:]] for name in names}, pinned=pinned)
+    found = {name: json.loads((work / f"{name}.json").read_text()) for name in names}
+    scores = {name: one["scores"] for name, one in found.items()}
+    seconds = {name: one["seconds"] for name, one in found.items()}
+    peers = [name for name in names if name != "segray"]
     return {
         "minutes": minutes,
+        "cores of each": 1 if pinned else len(os.sched_getaffinity(0)),
         "cases": {split: len(manifest.cases(split)) for split in ("train", "validation")},
         "seconds with prediction": seconds,
         "dice": {name: round(float(np.mean(found)), 4) for name, found in scores.items()},
@@ -135,16 +162,23 @@ def main() -> None:
     parser.add_argument("data", nargs="?", help="folder with images/ and labels/")
     parser.add_argument("--minutes", type=float, default=20.0, help="of each training")
     parser.add_argument("--keep", help="folder for shards, runs and masks; else they are thrown away")
+    parser.add_argument("--pinned", action="store_true", help="each on a core of its own, several at a time")
     parser.add_argument("--small", action="store_true", help="a few small volumes, nothing written: for CI")
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    parser.add_argument("--more", nargs="*", default=[], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if not arguments.small and not arguments.data:
         parser.error("name the folder of the data")
+    if arguments.only:
+        data, work = Path(arguments.data).resolve(), Path(arguments.keep)
+        compete(arguments.only, data, work, arguments.minutes, arguments.more)
+        return
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(arguments.keep or scratch)
         if arguments.small:
-            measure(small_data(work / "data"), work, 0.1, ["net.features=[4,8]", "train.epochs=1"])
+            measure(small_data(work / "data"), work, 0.1, ["net.features=[4,8]", "train.epochs=1"], pinned=False)
             return
-        result = measure(Path(arguments.data).resolve(), work, arguments.minutes, [])
+        result = measure(Path(arguments.data).resolve(), work, arguments.minutes, [], pinned=arguments.pinned)
     print(result)
     write_result("quality_against_peers", result)
 
