@@ -34,6 +34,7 @@ from machine import write_result
 from train_memory import family, pss_mib
 
 TARGET = 1.7
+KINDS = ("doctor", "ingest")
 MADE = 6
 """Different phantoms; the others are links to them."""
 
@@ -101,18 +102,18 @@ def measure_call(kind: str, folder: Path, warm: Path, cpus: int) -> dict[str, An
     return {"seconds": round(found["seconds"], 1), "cases": found["cases"], "peak MiB": round(peak)}
 
 
-def measure(base: Path, many: int, counts: tuple[int, int]) -> dict[str, Any]:
+def measure(base: Path, many: int, counts: tuple[int, int], kinds: tuple[str, ...] = KINDS) -> dict[str, Any]:
     write_phantoms(base / "made")
     write_small(base / "made", base / "thin")
     warm = link_cases(base / "thin", base / "warm", 1)
     folder = link_cases(base / "made", base / "many", many)
     result: dict[str, Any] = {"target": TARGET}
-    for kind in ("doctor", "ingest"):
+    for kind in kinds:
         one, two = (measure_call(kind, folder, warm, cpus) for cpus in (1, 2))
         result[kind] = {"one": one, "two": two, "times": round(one["seconds"] / two["seconds"], 2)}
         print(kind, result[kind], flush=True)
     folders = [link_cases(base / "thin", base / f"n{n}", n) for n in counts]
-    for kind in ("doctor", "ingest"):
+    for kind in kinds:
         rows = [measure_call(kind, folder, warm, 2) for folder in folders]
         result[f"memory of {kind}"] = {"rows": rows, "peak ratio": round(rows[1]["peak MiB"] / rows[0]["peak MiB"], 3)}
         print("memory", kind, result[f"memory of {kind}"], flush=True)
@@ -129,7 +130,7 @@ def main() -> None:
         run_in_ray(kind, folder, warm, int(cpus))
         return
     with tempfile.TemporaryDirectory() as name:
-        result = measure(Path(name), *((4, (4, 8)) if arguments.small else (600, (200, 2000))))
+        result = measure(Path(name), *((4, (4, 8), KINDS[1:]) if arguments.small else (600, (200, 2000))))
     if not arguments.small:
         write_result("doctor_scaling", result)
 

@@ -43,6 +43,7 @@ from segray.evaluation.metrics import dice
 from segray.shards.manifest import load_manifest
 
 HERE = Path(__file__).resolve().parent
+NAMES = ("segray", "monai", "milesial")
 OURS = ("segray", "milesial")
 CONFIGS = {"segray": HERE / "hippocampus_default.yaml", "milesial": HERE / "hippocampus_milesial.yaml"}
 DRAWS = 10_000
@@ -123,23 +124,24 @@ def in_turn(commands: dict[str, list[str]], *, pinned: bool) -> None:
             raise SystemExit("a contestant failed")
 
 
-def measure(data: Path, work: Path, minutes: float, more: list[str], *, pinned: bool) -> dict[str, Any]:
+def measure(
+    data: Path, work: Path, minutes: float, more: list[str], *, pinned: bool, names: Sequence[str] = NAMES
+) -> dict[str, Any]:
     segray("ingest", str(data), str(work / "shards"), settings=[*INGEST, f"ingest.split.validation={1 / FOLDS}"])
     manifest = load_manifest(str(work / "shards"))
     words = [sys.executable, __file__, str(data), "--minutes", str(minutes), "--keep", str(work), "--more", *more]
-    names = ("segray", "monai", "milesial")
     in_turn({name: [*words[:2], "--only", name, *words[2:]] for name in names}, pinned=pinned)
     found = {name: json.loads((work / f"{name}.json").read_text()) for name in names}
     scores = {name: one["scores"] for name, one in found.items()}
     seconds = {name: one["seconds"] for name, one in found.items()}
-    peers = [name for name in names if name != "segray"]
+    first, *peers = names
     return {
         "minutes": minutes,
         "cores of each": 1 if pinned else len(os.sched_getaffinity(0)),
         "cases": {split: len(manifest.cases(split)) for split in ("train", "validation")},
         "seconds with prediction": seconds,
         "dice": {name: round(float(np.mean(found)), 4) for name, found in scores.items()},
-        "segray better by, 95 %": {name: interval(scores["segray"], scores[name]) for name in peers},
+        f"{first} better by, 95 %": {name: interval(scores[first], scores[name]) for name in peers},
     }
 
 
@@ -176,7 +178,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(arguments.keep or scratch)
         if arguments.small:
-            measure(small_data(work / "data"), work, 0.1, ["net.features=[4,8]", "train.epochs=1"], pinned=False)
+            small = ["net.features=[4,8]", "train.epochs=1"]
+            measure(small_data(work / "data"), work, 0.1, small, pinned=False, names=NAMES[1:])
             return
         result = measure(Path(arguments.data).resolve(), work, arguments.minutes, [], pinned=arguments.pinned)
     print(result)

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,18 +69,18 @@ def dice_of(table: Path) -> dict[str, float]:
 
 
 def measure(
-    data: Path, work: Path, minutes: tuple[float, float], folds: int, more: list[str], ingest: list[str]
+    data: Path, work: Path, minutes: Mapping[str, float], folds: int, more: list[str], ingest: list[str]
 ) -> dict[str, Any]:
     begin = time.monotonic()
     seconds = {"ingest": segray("ingest", str(data), str(work / "shards"), settings=ingest)}
-    for name, limit in zip(NETS, minutes, strict=True):
+    for name, limit in minutes.items():
         seconds[f"train {name}"] = segray(
             *("train", str(HERE / f"hippocampus_{name}.yaml"), "--shards", str(work / "shards")),
             *("--run", str(work / name)),
             settings=[f"train.folds={folds}", f"train.minutes={limit}", *more],
         )
     found = {}
-    for name, runs in {"both": NETS, **{name: (name,) for name in NETS}}.items():
+    for name, runs in {"both": tuple(minutes), **{name: (name,) for name in minutes if len(minutes) > 1}}.items():
         others = [word for run in runs[1:] for word in ("--with", str(work / run))]
         masks = work / f"masks_{name}"
         seconds[f"predict {name}"] = segray(
@@ -89,7 +90,7 @@ def measure(
         found[name] = dice_of(masks)
     return {
         "folds": folds,
-        "minutes a fold": minutes,
+        "minutes a fold": list(minutes.values()),
         "seconds": seconds,
         "minutes in all": round((time.monotonic() - begin) / 60, 1),
         "dice": found,
@@ -111,10 +112,11 @@ def main() -> None:
             segray("phantoms", str(work / "scans"), "--cases", "4")
             small = ["train.epochs=1", "net.features=[4,8]"]
             result = measure(
-                work / "scans", work, (0.5, 0.5), 2, small, ["ingest.structures=[liver]", "ingest.grid.spacing=[9,9]"]
+                work / "scans", work, {"3d": 0.5}, 2, small, ["ingest.structures=[liver]", "ingest.grid.spacing=[9,9]"]
             )
         else:
-            result = measure(Path(arguments.data), work, tuple(arguments.minutes), FOLDS, [], INGEST)
+            minutes = dict(zip(NETS, arguments.minutes, strict=True))
+            result = measure(Path(arguments.data), work, minutes, FOLDS, [], INGEST)
     for name, dice in result["dice"].items():
         print(f"{name:6s} mean Dice {dice['mean']:.4f}" + (f"   (target {TARGET})" if name == "both" else ""))
     if not arguments.small:
