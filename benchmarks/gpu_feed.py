@@ -10,7 +10,7 @@ This machine has fewer cores than a GPU's host. So the feed is asked for the sha
 time of all processes, Ray's own included, over the slices gives the cores that the whole rate takes.
 
 Predicted: 1,250 slices/s through Ray Data on two cores (ray_feed.py) are 1.6 ms of CPU a slice: 3.2 cores for 2,000 a
-second, and a wait near 0 at a quarter of it. Measured: results/gpu_feed.json.
+second, and a wait near 0 at a quarter of it. Measured: results/gpu_feed.json: 0.83 ms, 1.7 cores, and 3 % of waiting.
 """
 
 from __future__ import annotations
