@@ -8,8 +8,8 @@ process of its own, inside a running Ray, and its peak resident size; the files 
 that nothing names are another matter: ingest then reads all of them for their values, at the speed of their files.
 
 Predicted: a header takes 0.35 ms of a core (open, inflate, parse), so 100,000 take 18 s on two; the driver holds 2 kB a
-case. To reach: 60 s, 1,024 MiB. Measured: results/listing.json: 21 s, 394 MiB, with plain Ray tasks (30 s and 438 MiB with
-Ray Data, on another machine).
+case. To reach: 60 s, 1,024 MiB. Measured: results/listing.json: 21 s, 394 MiB, with plain Ray tasks (30 s and 438 MiB
+with Ray Data, on another machine).
 """
 
 from __future__ import annotations
