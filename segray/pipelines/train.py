@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import threading
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from segray.pipelines.net_cost import patch_of, training_cost
 from segray.pipelines.run_folder import BUNDLE, CHECKPOINTS, CONFIG, FAILURES, METRICS, RunFolder
 from segray.pipelines.runtime import KEEP_MEMORY, WorkerShape, ray_session, shape_of
 from segray.pipelines.train_start import begin_from, with_net_of_start
-from segray.pipelines.train_worker import train_worker
+from segray.pipelines.train_worker import LOWER_IS_BETTER, train_worker
 from segray.shards.known_labels import KnownLabels
 from segray.shards.manifest import Manifest
 
@@ -247,6 +248,12 @@ def _check_names(config: Config) -> None:
     _check_sides(config, manifest)
     known = manifest.label_map
     weights_of_labels(config.loss.class_weights, known.names, overlapping=known.overlapping)
+    columns = [*LOWER_IS_BETTER, "val_dice", *(f"val_dice_{name}" for name in known.names)]
+    if config.train.metric not in columns:
+        near = difflib.get_close_matches(config.train.metric, columns, n=1, cutoff=0.0)
+        raise UsageError(
+            f"train.metric {config.train.metric} is no column of metrics.csv.", mend=f"Did you mean {near[0]}?"
+        )
 
 
 def _words(train: TrainConfig) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import socket
@@ -115,7 +114,6 @@ class _Session:
         self.manifest: Manifest = training_manifest(config)
         self.index: SliceIndex = replace(load_index(self.folder, self.manifest), beside=config.net.neighbours)
         self.label_map: LabelMap = self.manifest.label_map
-        self._check_metric()
         self.device = get_device()
         self.normalisation = normalisation_of(config, self.manifest)
         torch.manual_seed(config.seed)
@@ -349,15 +347,6 @@ class _Session:
             position.drops, position.flat = position.drops + 1, 0
             if self.rank == 0:
                 self.run.log(f"epoch {epoch}: nothing better for {optim.plateau_patience} validations; lr is lowered")
-
-    def _check_metric(self) -> None:
-        """A name that is no column would be seen after the first epoch only."""
-        known = [*LOWER_IS_BETTER, "val_dice", *(f"val_dice_{name}" for name in self.label_map.names)]
-        if self.config.train.metric not in known:
-            near = difflib.get_close_matches(self.config.train.metric, known, n=1, cutoff=0.0)
-            raise SegrayError(
-                f"train.metric {self.config.train.metric} is no column of metrics.csv.", mend=f"Did you mean {near[0]}?"
-            )
 
     def _validation_dice(self, cases: list[str]) -> np.ndarray[Any, Any]:
         """(cases, structures): Dice of whole held-out cases on the shards' grid, each worker its part of the cases."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from segray.config import Config, load_config
-from segray.errors import SegrayError
+from segray.errors import UsageError
 from segray.nets.unet import build_net
 from segray.phantoms import make_phantoms
 from segray.pipelines.ingest import ingest
@@ -90,5 +90,6 @@ def test_the_loss_stops_a_run_too(shards: Path, tmp_path: Path) -> None:
 
 
 def test_a_metric_that_is_no_column_is_said_at_once(shards: Path, tmp_path: Path) -> None:
-    with pytest.raises(SegrayError, match=r"val_dice_livre is no column.*val_dice_liver"):
+    with pytest.raises(UsageError, match=r"val_dice_livre is no column.*val_dice_liver"):
         train(_config(shards, tmp_path / "run", "train.metric=val_dice_livre"))
+    assert not (tmp_path / "run").exists()
