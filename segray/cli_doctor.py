@@ -142,7 +142,9 @@ def _beyond(share: float) -> str:
 
 
 def _finding_table(diagnosis: Diagnosis) -> Table:
-    table = Table(title=f"Findings in {len(diagnosis.reports)} cases", title_justify="left", show_lines=True)
+    count = len(diagnosis.reports)
+    title = f"Findings in {count} case{'s' * (count != 1)}"
+    table = Table(title=title, title_justify="left", show_lines=True)
     for name in ("grade", "cases", "what", "mend"):
         table.add_column(name, overflow="fold")
     for group in grouped(diagnosis.findings):
