@@ -1,7 +1,7 @@
 """segray: CT archives to trained U-Nets and to masks, on Ray.
 
-The functions mirror the commands: ``segray.doctor``, ``ingest``, ``train``, ``predict``, ``evaluate``, ``report``,
-``make_phantoms``; ``segray.load_config`` reads a config. Importing segray loads neither torch nor ray: each
+The functions mirror the commands: ``segray.doctor``, ``ingest``, ``train``, ``tune``, ``predict``, ``evaluate``,
+``report``, ``make_phantoms``; ``segray.load_config`` reads a config. Importing segray loads neither torch nor ray: each
 function is imported when it is first used.
 """
 
@@ -16,6 +16,7 @@ _HOMES = {
     "doctor": "segray.pipelines.doctor",
     "ingest": "segray.pipelines.ingest",
     "train": "segray.pipelines.train",
+    "tune": "segray.pipelines.tune",
     "predict": "segray.pipelines.predict",
     "evaluate": "segray.pipelines.evaluate",
     "report": "segray.report.api",
@@ -32,8 +33,20 @@ if TYPE_CHECKING:
     from segray.pipelines.ingest import ingest as ingest
     from segray.pipelines.predict import predict as predict
     from segray.pipelines.train import train as train
+    from segray.pipelines.tune import tune as tune
 
-__all__ = ["Config", "doctor", "evaluate", "ingest", "load_config", "make_phantoms", "predict", "report", "train"]
+__all__ = [
+    "Config",
+    "doctor",
+    "evaluate",
+    "ingest",
+    "load_config",
+    "make_phantoms",
+    "predict",
+    "report",
+    "train",
+    "tune",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -70,7 +71,7 @@ class Geometry:
         """The axis codes of the file, such as ``RAS`` or ``LPS``."""
         return "".join(aff2axcodes(self.affine))
 
-    @property
+    @cached_property
     def _order(self) -> tuple[int, int, int]:
         """The file axes that run along z, y and x."""
         along = [int(axis) for axis in self._orientation[:, 0]]
@@ -195,6 +196,20 @@ class LabelMap:
     def names(self) -> tuple[str, ...]:
         """Structure names in the order of their values, without background."""
         return tuple(self.values)
+
+    def number(self, name: str, setting: str) -> int:
+        """The place of a structure in :attr:`names`, from 1: its channel index, of overlapping labels its bit plus 1.
+
+        Raises UsageError, with the nearest known name, where ``setting`` names no structure.
+        """
+        if name in self.values:
+            return self.names.index(name) + 1
+        near = difflib.get_close_matches(name, self.names, n=1, cutoff=0.5)
+        known = f"{', '.join(self.names[:8])}{', ...' if len(self.names) > 8 else ''}"
+        raise UsageError(
+            f"{setting} names {name}, which is no structure of the labels.",
+            mend=f"Did you mean {near[0]}?" if near else f"Known are {known}.",
+        )
 
     @property
     def channels(self) -> int:

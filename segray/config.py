@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -33,6 +34,22 @@ Choice = Annotated[
     BeforeValidator(lambda told: YAML_WORDS[told] if isinstance(told, bool) else told),
 ]
 """YAML reads the words yes and no as true and false."""
+
+ALL = "all"
+"""In place of the name of a structure: every structure."""
+
+_Several = (
+    BeforeValidator(lambda told: [told] if isinstance(told, str) else told),
+    AfterValidator(lambda told: sorted(set(told))),
+)
+Names = Annotated[list[str], *_Several]
+"""Structures, each once, in the order of their names; a single name, or all, may stand without brackets."""
+Axes = Annotated[list[Literal["x", "y", "z"]], *_Several]
+Further = Annotated[
+    list[Literal["nifti", "png", "dicom-seg", "rtstruct", "structures", "probabilities", "overlays", "preview"]],
+    *_Several,
+]
+"""Files of a case beside its mask."""
 
 MOST_LEVEL = 65535
 BlurSd = Annotated[float, Field(gt=0, le=32)]
@@ -446,6 +463,15 @@ class TrainConfig(Section):
     )
     mix_mib: PositiveInt = setting(128, "compressed slices kept to be mixed, a worker", "MiB")
     decode_threads: PositiveInt = setting(2, "threads that decompress slices, a worker", "threads")
+    cache_gib: NonNegative = setting(
+        0.0,
+        "what a node may keep of the shards on its own disk, for all trainings and trials there, so that they are read "
+        "once from a store or a shared folder; 0: nothing",
+        "GiB",
+    )
+    cache_folder: str | None = setting(
+        None, "folder of each node in which that lies, from the root; empty: its folder for temporary files"
+    )
     trackers: list[Literal["tensorboard", "mlflow", "wandb", "swanlab"]] = setting(
         ["tensorboard"],
         "where curves and pictures go besides the CSV files of the run folder: any of tensorboard, mlflow, wandb, "
@@ -454,6 +480,13 @@ class TrainConfig(Section):
     histograms_every: Count = setting(
         0, "epochs between histograms of weights and gradients in TensorBoard; 0: none", "epochs"
     )
+
+    @field_validator("cache_folder")
+    @classmethod
+    def _is_on_the_node(cls, folder: str | None) -> str | None:
+        if folder and not folder.startswith(("/", "~")):
+            raise ValueError(f"{folder!r} is no folder on the disk of a node; name it from the root, such as /scratch")
+        return folder
 
     @model_validator(mode="after")
     def _fold_is_there(self) -> TrainConfig:
@@ -503,6 +536,52 @@ class PredictConfig(Section):
     precision: Precision = setting(
         "auto", "arithmetic of the forward pass (autocast); auto: bf16 where the device has it, else float32"
     )
+    backend: Literal["auto", "torch", "openvino", "compile"] = setting(
+        "auto",
+        "who computes the forward pass: torch, OpenVINO (CPUs) or torch.compile; auto: of torch and OpenVINO, where it "
+        "is installed, the faster one on the first case whose mask agrees with float32's (Dice 0.999)",
+    )
+    window: tuple[Count, Count] | None = setting(
+        None,
+        "2D and 2.5D: slices are seen by overlapping windows of so many rows and columns of the grid; 0: all of them; "
+        "empty: whole slices, and windows of 512x512 where the activations of one take more than 1 GiB in 16 bits",
+        "pixels",
+    )
+    overlap: Annotated[float, Field(ge=0, lt=1)] = setting(
+        0.5, "share of their sides that neighbouring windows, or 3D patches, have in common at least"
+    )
+    mirror: Axes = setting(
+        [],
+        "axes (x, y, z) along which each case is mirrored too; the probabilities of all combinations are averaged, so "
+        "that each axis doubles the time; only where training mirrored along them (augment.flip_*) or the anatomy is "
+        "symmetric: a net that never saw a liver on the other side finds none there",
+    )
+    threshold: dict[str, Share] = setting(
+        {},
+        "structure names and the probability from which a voxel may be theirs, such as {tumour: 0.7}; below it the "
+        "next most probable label that may be takes the voxel, at last the background; where labels overlap: in place "
+        "of 0.5",
+    )
+    largest_component: Names = setting(
+        [],
+        "structures, or all, that keep only their largest component (26-connected); the rest becomes background",
+    )
+    smallest_ml: dict[str, NonNegative] = setting(
+        {},
+        "structure names and the volume below which a component of theirs (26-connected) becomes background, such as "
+        "{all: 1, tumour: 0.05}; a name overrules `all`",
+        "ml",
+    )
+    fill_holes: Names = setting(
+        [],
+        "structures, or all, whose holes are filled: background (6-connected) that a single structure encloses on all "
+        "sides, after components were removed",
+    )
+    confidence: bool = setting(
+        False,
+        "tell how sure the net is of each structure of a case: margin, entropy, and how far bundles, or mirrors, "
+        "disagree; changes no mask",
+    )
     predictors: Count = setting(0, "Predictor actors; 0: one a GPU, or one a CPU node")
     cpus_per_predictor: NonNegative = setting(
         0.0, "CPUs a Predictor takes; 0: what a node has, less a share for reading", "CPUs"
@@ -513,8 +592,25 @@ class PredictConfig(Section):
         "masks as NIfTI, as PNG (pictures), or as DICOM SEG that refers to the series (DICOM); auto: PNG for pictures, "
         "else NIfTI",
     )
+    further: Further = setting(
+        [],
+        "beside the mask, for each case: nifti, png, dicom-seg or rtstruct (DICOM); structures (a NIfTI file each), "
+        "probabilities (a byte each, cropped), overlays (a PNG a slice), preview (one PNG)",
+    )
+    review: Count = setting(100, "cases at the top of the review list that get a preview; 0: no review list", "cases")
     retry_failed: bool = setting(False, "try the cases again that failed before")
     overwrite: bool = setting(False, "predict again what is there already")
+
+    @property
+    def of_masks(self) -> dict[str, Any]:
+        """The settings that decide, beside the bundle, what a mask is; as JSON has them."""
+        return self.model_dump(
+            mode="json",
+            include={
+                *("window", "overlap", "mirror", "threshold"),
+                *("largest_component", "smallest_ml", "fill_holes"),
+            },
+        )
 
 
 class EvaluateConfig(Section):
@@ -525,6 +621,55 @@ class EvaluateConfig(Section):
         "measure the cases that training has not seen (where all were seen: all of them, and it is said), all cases, "
         "or one split",
     )
+
+
+class TuneConfig(Section):
+    """A sweep: many trainings, each with settings that a search space draws."""
+
+    space: str | None = setting(None, "Python module with `space(trial)`, which draws settings by Optuna's suggestions")
+    run: str | None = setting(None, "folder of the sweep, to create")
+    bundle: str | None = setting(
+        None,
+        "a bundle, or the run folder that holds it: trials train nothing, but predict the validation cases of the "
+        "shards with it; the space then draws settings of predict",
+    )
+    trials: PositiveInt = setting(50, "trainings, pruned and failed ones counted too", "trials")
+    minutes: NonNegative = setting(0.0, "no trial begins after this; 0: no limit", "minutes")
+    sampler: Literal["tpe", "cmaes", "random", "grid", "nsga2"] = setting(
+        "tpe",
+        "how trials are drawn: tpe (multivariate, grouped); cmaes: CMA-ES, for numbers without conditions; random; "
+        "grid: every combination of a space whose floats have steps; nsga2: for several objectives",
+    )
+    startup_trials: PositiveInt = setting(10, "trials drawn at random before tpe or cmaes learn from them", "trials")
+    objectives: Annotated[list[str], Field(min_length=1)] = setting(
+        ["val_dice"],
+        "what is to be best: val_dice, val_dice_<structure>, train_loss, parameters (millions), gflops (of a slice), "
+        "latency (ms of a slice), seconds (of training); Dice is maximised, the others are minimised",
+    )
+    pruner: Literal["asha", "median", "none"] = setting(
+        "asha",
+        "ends trials that fall behind, by their first objective after each validation: asha: asynchronous successive "
+        "halving (Li et al. 2020); median: below the median of the others at that epoch; with several objectives no "
+        "trial is ended",
+    )
+    grace: PositiveInt = setting(2, "epochs that every trial may train", "epochs")
+    reduction: Annotated[int, Field(ge=2)] = setting(3, "asha: one of so many goes on at each rung")
+    concurrent: Count = setting(0, "trials at once; 0: as many as find room", "trials")
+    defaults_first: bool = setting(True, "try the settings of the config itself first")
+    storage: str | None = setting(
+        None,
+        "where the Optuna study lies; empty: study.journal, a file in `run`; sqlite: study.db there; or a database "
+        "such as postgresql://user@host/db",
+    )
+    earlier: list[str] = setting([], "folders of earlier sweeps of this space, whose trials the sampler learns from")
+
+    @model_validator(mode="after")
+    def _one_objective_or_nsga2(self) -> TuneConfig:
+        if len(set(self.objectives)) < len(self.objectives):
+            raise ValueError(f"objectives {self.objectives} has one twice")
+        if len(self.objectives) > 1 and self.sampler == "cmaes":
+            raise ValueError("sampler cmaes has one objective; take nsga2 or tpe for several")
+        return self
 
 
 class RayConfig(Section):
@@ -538,6 +683,28 @@ class RayConfig(Section):
         0, "object store of an embedded Ray; 0: a fifth of the memory, at most 4096", "MiB"
     )
     dashboard: bool = setting(False, "start Ray's dashboard (on loopback) with an embedded Ray")
+    preflight: bool = setting(
+        True, "where there are several nodes, look at their versions, disks and storage before train, tune and predict"
+    )
+
+
+class PrivacyConfig(Section):
+    """What logs, terminal and trackers say of patients; results always have the ids in clear."""
+
+    hash_ids: bool = setting(
+        False,
+        "logs, terminal and trackers name cases, patients and their files by pseudonyms (HMAC-SHA256); masks and "
+        "tables keep the ids; `segray pseudonyms` maps back for who has the key",
+    )
+    key_file: str | None = setting(
+        None,
+        "file with the key of the pseudonyms, at least 16 bytes, at the same path on all nodes; empty: `key_variable`",
+    )
+    key_variable: str = setting(
+        "SEGRAY_PRIVACY_KEY",
+        "environment variable with the key; not set: a random key for each run, kept as privacy.key in its folder, "
+        "for its owner alone",
+    )
 
 
 class Config(Section):
@@ -554,7 +721,9 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     predict: PredictConfig = PredictConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    tune: TuneConfig = TuneConfig()
     ray: RayConfig = RayConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
 
     @model_validator(mode="after")
     def _window_can_move(self) -> Config:
@@ -586,6 +755,18 @@ def parse_config(tree: dict[str, Any]) -> Config:
 def dump_config(config: Config) -> str:
     """The resolved config as YAML that :func:`load_config` reads back to an equal config."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)
+
+
+def put_setting(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Put ``value`` at a dotted key of a nested dictionary. Raises UsageError where the key leads through a value."""
+    *parents, last = key.split(".")
+    node = tree
+    for name in parents:
+        child = node.setdefault(name, {})
+        if not isinstance(child, dict):
+            raise UsageError(_unknown(key))
+        node = child
+    node[last] = value
 
 
 def known_keys(section: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -621,14 +802,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UsageError(f"--set {key}: {text!r} is not a YAML value.") from error
-    *parents, last = key.strip().split(".")
-    node = tree
-    for name in parents:
-        child = node.setdefault(name, {})
-        if not isinstance(child, dict):
-            raise UsageError(_unknown(key))
-        node = child
-    node[last] = value
+    put_setting(tree, key.strip(), value)
 
 
 def _explain(error: ValidationError) -> str:

@@ -89,6 +89,12 @@ class Placement:
         return self.resampled != self.original
 
     @property
+    def refines(self) -> bool:
+        """True where the case has more pixels than it has on the canvas."""
+        (height, width), (old, across) = self.resampled, self.original
+        return old * across > height * width
+
+    @property
     def is_identity(self) -> bool:
         """True where the case is on the grid already."""
         return self.original == self.resampled == self.canvas and self.offset == (0, 0)

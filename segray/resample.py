@@ -5,9 +5,10 @@ torch is imported only by what runs beside a net, so that ingest workers start w
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import scipy.sparse
@@ -24,8 +25,20 @@ if TYPE_CHECKING:
 TIE = 1e-5
 """Difference of vote scores that counts as a tie: the sums are float32."""
 
+NO_PROBABILITY = -1.0
+"""In place of a probability that does not count: below that of any label that does."""
+
 LABELS_AT_ONCE = 4
 """Label planes a slice that are interpolated together: memory stays at a few planes, calls are few."""
+
+MARGIN = 1e-5
+"""Share of the largest score by which a label must be second to be left out."""
+
+BLOCK = 8
+"""Side of the blocks of pixels in which it is seen which labels can be the largest."""
+
+Meaning = Literal["softmax", "sigmoid", "given", "shifted"]
+"""What makes scores probabilities: a softmax over the labels, a sigmoid of each; they are some, or some less 0.5."""
 
 
 def _around_body(placement: Placement, voxels: Volume, fill: float) -> Placement:
@@ -261,17 +274,24 @@ def place_slab(voxels: Volume, placement: Placement, grid: Grid, device: torch.d
     return placed
 
 
-def scores_to_labels(scores: Tensor, placement: Placement, *, at_once: int = LABELS_AT_ONCE) -> Tensor:
+def scores_to_labels(
+    scores: Tensor, placement: Placement, *, at_once: int = LABELS_AT_ONCE, least: Sequence[float | None] = ()
+) -> Tensor:
     """Scores on the canvas to labels on the case's own in-plane grid.
 
     The scores are interpolated (bilinear, align_corners=False, the inverse of the way onto the canvas), a few labels
     a time, with a running maximum: the labels are those of interpolating all scores and taking the argmax, the
-    memory is that of a few planes a slice. Without resampling it is a crop and the argmax.
+    memory is that of a few planes a slice. Without resampling it is a crop and the argmax. On a CPU labels that
+    can be the largest nowhere in a slice, as are most of many structures, are not interpolated there.
+
+    With ``least`` the labels of a voxel that count are those whose interpolated probability is at least their own: of
+    them the largest. Whether a label counts is seen from its plane alone, so that the maximum still runs.
 
     Args:
-        scores: (n, L, H, W) logits or probabilities.
+        scores: (n, L, H, W) logits or probabilities; with ``least`` probabilities.
         placement: a placement that crops nothing.
         at_once: label planes that are interpolated together.
+        least: the probability from which each label counts, None: always, as label 0 must; (): all always.
 
     Returns:
         (n, Y, X) channel indices on the device, uint8, or int16 for more than 256 channels; the lowest index wins ties.
@@ -281,29 +301,32 @@ def scores_to_labels(scores: Tensor, placement: Placement, *, at_once: int = LAB
     """
     import torch
 
-    count, channels, height, width = scores.shape
-    if (height, width) != placement.canvas or placement.crops:
-        raise ValueError(f"scores of {height}x{width} do not fit {placement}")
-    (y, x), _ = placement.windows()
-    inside = scores[:, :, y, x]
+    inside, (count, channels) = _inside(scores, placement), scores.shape[:2]
     dtype = torch.uint8 if channels <= 256 else torch.int16
     labels = torch.zeros((count, *placement.original), dtype=dtype, device=scores.device)
     # On a CPU the planes of one slice stay in its cache; a GPU wants the whole slab at once.
-    step = 1 if scores.device.type == "cpu" else max(count, 1)
+    on_cpu = scores.device.type == "cpu"
+    step = 1 if on_cpu else max(count, 1)
+    leaves_out = on_cpu and placement.refines and not least and channels > 2 * at_once
     for start in range(0, count, step):
-        _running_maximum(inside[start : start + step], labels[start : start + step], at_once)
+        some, found = inside[start : start + step], labels[start : start + step]
+        chosen = _contenders(some) if leaves_out else None
+        _running_maximum(some, found, chosen, at_once, least)
     return labels
 
 
-def scores_to_bits(scores: Tensor, placement: Placement, *, at_once: int = LABELS_AT_ONCE) -> Tensor:
+def scores_to_bits(
+    scores: Tensor, placement: Placement, *, at_once: int = LABELS_AT_ONCE, least: Sequence[float | None] = ()
+) -> Tensor:
     """Scores of overlapping structures to bit fields on the case's own in-plane grid: bit k where score k is above 0.
 
-    The scores are interpolated as in :func:`scores_to_labels`, a few planes a time, and only then cut at 0.
+    The scores are interpolated as in :func:`scores_to_labels`, a few planes a time, and only then cut.
 
     Args:
         scores: (n, L, H, W) logits, L up to 32.
         placement: a placement that crops nothing.
         at_once: planes that are interpolated together.
+        least: the score from which each structure is there, None: above 0; (): all of them.
 
     Returns:
         (n, Y, X) on the device, uint8, or int32 for more than 8 structures, whose bits are those of a uint32.
@@ -312,41 +335,151 @@ def scores_to_bits(scores: Tensor, placement: Placement, *, at_once: int = LABEL
         ValueError: the scores are not on the canvas of the placement, or it crops.
     """
     import torch
-    from torch.nn import functional
 
-    count, structures, height, width = scores.shape
-    if (height, width) != placement.canvas or placement.crops:
-        raise ValueError(f"scores of {height}x{width} do not fit {placement}")
-    (y, x), _ = placement.windows()
-    inside = scores[:, :, y, x]
+    inside, (count, structures) = _inside(scores, placement), scores.shape[:2]
     dtype = torch.uint8 if structures <= 8 else torch.int32
     bits = torch.zeros((count, *placement.original), dtype=dtype, device=scores.device)
     step = 1 if scores.device.type == "cpu" else max(count, 1)
     for first in range(0, count, step):
         fields = bits[first : first + step]
-        for start in range(0, structures, at_once):
-            chunk = inside[first : first + step, start : start + at_once].float()
-            if placement.resamples:
-                chunk = functional.interpolate(chunk, size=placement.original, mode="bilinear", align_corners=False)
-            for number, plane in enumerate(chunk.unbind(1), start=start):
-                fields |= (plane > 0).to(dtype) << number
+        for number, plane in _planes(inside[first : first + step], placement.original, at_once):
+            cut = least[number] if least else None
+            fields |= (plane > 0 if cut is None else plane >= cut).to(dtype) << number
     return bits
 
 
-def _running_maximum(scores: Tensor, labels: Tensor, at_once: int) -> None:
-    """Put the index of the largest of (n, L, h, w) scores into ``labels`` (n, Y, X), which are 0."""
+def scores_to_shares(
+    scores: Tensor, placement: Placement, meaning: Meaning, *, at_once: int = LABELS_AT_ONCE
+) -> Tensor:
+    """Scores on the canvas to probabilities on the case's own in-plane grid, a byte each.
+
+    The scores are interpolated as in :func:`scores_to_labels`, a few planes a time, and then made probabilities; those
+    of a softmax twice, first for their sum.
+
+    Args:
+        scores: (n, L, H, W).
+        placement: a placement that crops nothing.
+        meaning: what makes them probabilities.
+        at_once: planes that are interpolated together.
+
+    Returns:
+        (n, L, Y, X) uint8 on the device: 255 times the probability, rounded; those of a pixel may sum up to a little
+        more or less than 255.
+
+    Raises:
+        ValueError: the scores are not on the canvas of the placement, or it crops.
+    """
     import torch
+
+    inside, size = _inside(scores, placement), placement.original
+    shares = torch.empty((*scores.shape[:2], *size), dtype=torch.uint8, device=scores.device)
+    step = 1 if scores.device.type == "cpu" else max(len(scores), 1)
+    for start in range(0, len(scores), step):
+        some, found = inside[start : start + step], shares[start : start + step]
+        total = torch.full((len(some), *size), -torch.inf, device=scores.device)
+        if meaning == "softmax":
+            for _, plane in _planes(some, size, at_once):
+                torch.logaddexp(total, plane, out=total)
+        for number, plane in _planes(some, size, at_once):
+            if meaning == "softmax":
+                plane = (plane - total).exp_()
+            elif meaning == "sigmoid":
+                plane = plane.sigmoid()
+            elif meaning == "shifted":
+                plane = plane + 0.5
+            found[:, number] = plane.mul(255.0).round_().clamp_(0.0, 255.0).to(torch.uint8)
+    return shares
+
+
+def _inside(scores: Tensor, placement: Placement) -> Tensor:
+    """The scores (n, L, h, w) of the case itself. Raises ValueError: they are not on the canvas, or it crops."""
+    height, width = scores.shape[-2:]
+    if (height, width) != placement.canvas or placement.crops:
+        raise ValueError(f"scores of {height}x{width} do not fit {placement}")
+    (y, x), _ = placement.windows()
+    return scores[:, :, y, x]
+
+
+def _planes(
+    scores: Tensor, size: tuple[int, int], at_once: int, chosen: Collection[int] | None = None
+) -> Iterator[tuple[int, Tensor]]:
+    """The labels of (n, L, h, w) scores and their planes (n, Y, X), float32, interpolated a few at a time.
+
+    Where some are chosen, labels are left out; some of the others come too, or twice.
+    """
     from torch.nn import functional
+
+    for some in _groups(scores.shape[1], at_once, chosen):
+        run = slice(some[0], some[0] + len(some))
+        chunk = (scores[:, run] if some == list(range(run.start, run.stop)) else scores[:, some]).float()
+        if chunk.shape[-2:] != size:
+            chunk = functional.interpolate(chunk, size=size, mode="bilinear", align_corners=False)
+        yield from zip(some, chunk.unbind(1), strict=True)
+
+
+def _groups(labels: int, at_once: int, chosen: Collection[int] | None) -> Iterator[list[int]]:
+    """The labels that are interpolated together: always so many, but for those that are left at the end without choice.
+
+    torch rounds three planes in another way than two or four, and a plane must not depend on what else is chosen.
+    """
+    full = labels - labels % at_once
+    kept = [number for number in range(full) if chosen is None or number in chosen]
+    for start in range(0, len(kept), at_once):
+        some = kept[start : start + at_once]
+        yield some + some[-1:] * (at_once - len(some))
+    rest = list(range(full, labels))
+    if any(chosen is None or number in chosen for number in rest):
+        yield rest
+
+
+def _contenders(scores: Tensor) -> set[int]:
+    """The labels of (1, L, h, w) scores that can be the largest somewhere, interpolated bilinearly to any size.
+
+    What is interpolated lies between the least and the largest of the four pixels around, which lie in the same block
+    of pixels or in neighbouring ones. Where the largest of a label in these blocks is below the least of another one,
+    it is second. The margin is many times what float32 rounds.
+    """
+    import torch
+
+    most, least = (_in_blocks(_in_blocks(scores[0], 1, take), 2, take) for take in (torch.amax, torch.amin))
+    margin = MARGIN * torch.maximum(most.abs().amax(), least.abs().amax())
+    limit = _of_four(least, torch.minimum).amax(0) - margin
+    second = (_of_four(most, torch.maximum) < limit).flatten(1).all(1)
+    return set((~second).nonzero()[:, 0].tolist())
+
+
+def _in_blocks(planes: Tensor, axis: int, take: Callable[..., Tensor]) -> Tensor:
+    """The largest, or least, of each :data:`BLOCK` neighbours along an axis; the last may be fewer."""
+    import torch
+
+    side = planes.shape[axis]
+    full = side - side % BLOCK
+    pieces = [take(torch.unflatten(planes.narrow(axis, 0, full), axis, (-1, BLOCK)), axis + 1)] if full else []
+    if full < side:
+        pieces.append(take(planes.narrow(axis, full, side - full), axis, keepdim=True))
+    return torch.cat(pieces, axis)
+
+
+def _of_four(planes: Tensor, choose: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """(L, h, w) to (L, h - 1, w - 1), at least 1: one of each pixel, the next one, and the two below them."""
+    rows = choose(planes[:, :-1], planes[:, 1:]) if planes.shape[1] > 1 else planes
+    return choose(rows[..., :-1], rows[..., 1:]) if planes.shape[2] > 1 else rows
+
+
+def _running_maximum(
+    scores: Tensor, labels: Tensor, chosen: Collection[int] | None, at_once: int, least: Sequence[float | None]
+) -> None:
+    """Put which of the chosen labels has the largest (n, L, h, w) score that counts into ``labels`` (n, Y, X) of 0."""
+    import torch
 
     size = (labels.shape[-2], labels.shape[-1])
     best = torch.full(labels.shape, -torch.inf, device=scores.device)
     higher = torch.empty(labels.shape, dtype=torch.bool, device=scores.device)
-    for start in range(0, scores.shape[1], at_once):
-        chunk = scores[:, start : start + at_once].float()
-        if chunk.shape[-2:] != size:
-            chunk = functional.interpolate(chunk, size=size, mode="bilinear", align_corners=False)
-        for number, plane in enumerate(chunk.unbind(1), start=start):
-            torch.gt(plane, best, out=higher)
-            # The index only rises, so the maximum does what a masked assignment would, four times as fast.
-            torch.maximum(labels, higher.to(labels.dtype).mul_(number), out=labels)
-            torch.maximum(best, plane, out=best)
+    for number, plane in _planes(scores, size, at_once, chosen):
+        share = least[number] if least else None
+        if share is not None:
+            plane = plane.masked_fill(plane < share, NO_PROBABILITY)
+        torch.gt(plane, best, out=higher)
+        # The index only rises, so the maximum does what a masked assignment would, four times as fast.
+        torch.maximum(labels, higher.to(labels.dtype).mul_(number), out=labels)
+        torch.maximum(best, plane, out=best)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import posixpath
+import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from segray import outage
 from segray.errors import SegrayError, StoreError, without_secrets
 
 if TYPE_CHECKING:
@@ -21,6 +25,11 @@ MEND = "Check the address, the credentials and the network."
 
 LONGEST = 200
 """Letters that a library's words may take in a sentence."""
+
+FLUSHES = 16
+"""Files flushed at a time: a disk writes its journal once for all that wait for it together."""
+
+_flushing: ContextVar[_Flushes | None] = ContextVar("flushing", default=None)
 
 
 def is_remote(uri: str) -> bool:
@@ -126,16 +135,73 @@ def read_text(uri: str) -> str:
     return read_bytes(uri).decode("utf-8")
 
 
+class _Flushes:
+    """Files that are on their way to the disk."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(FLUSHES)
+        self._waiting: list[tuple[str, Future[None]]] = []
+
+    def add(self, uri: str, file: int) -> None:
+        """Flush what was written to the open ``file``; it is flushed by another number, so that it may be closed."""
+        self._waiting.append((uri, self._pool.submit(_flush_and_close, os.dup(file))))
+
+    def finish(self) -> None:
+        """Wait for all of them. Raises SegrayError where a disk could not take one."""
+        self._pool.shutdown()
+        for uri, waiting in self._waiting:
+            with asking(uri, "written"):
+                waiting.result()
+
+
+def _flush_and_close(file: int) -> None:
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+@contextmanager
+def one_flush() -> Iterator[None]:
+    """What the block writes is on the disk when the block ends, not at every write: other work goes on meanwhile.
+
+    Files stand under their names at once, whole for every reader; only a machine that loses its power before the block
+    ends may leave them empty. So what says that they are done is to be written behind the block. Blocks may be nested.
+
+    Raises:
+        SegrayError: at the end, where the disk could not take a file.
+    """
+    if _flushing.get() is not None:
+        yield
+        return
+    flushes = _Flushes()
+    token = _flushing.set(flushes)
+    try:
+        yield
+    finally:
+        _flushing.reset(token)
+        flushes.finish()
+
+
 def write_bytes(uri: str, data: bytes | memoryview, *, durable: bool = True) -> None:
     """Write ``data`` to ``uri`` so that a reader sees the old file or the whole new one, never a part.
 
-    ``durable=False`` does not wait for the disk: for what is written again a second later.
+    It waits for the disk, within :func:`one_flush` at the end of the block; with ``durable=False``, for what is written
+    again a second later, never. In a patient process (:mod:`segray.outage`) a durable write waits for a disk that
+    is away.
     """
     if is_remote(uri):
         fs, path = filesystem(uri)
         with asking(uri, "written"), fs.open_output_stream(path, compression=None) as stream:
             stream.write(data)
         return
+    if durable:
+        outage.waiting(lambda: _replace(uri, data, durable=True))
+    else:
+        _replace(uri, data, durable=False)
+
+
+def _replace(uri: str, data: bytes | memoryview, *, durable: bool) -> None:
     target = absolute(uri)
     temporary = f"{os.path.dirname(target)}/.tmp-{uuid.uuid4().hex}"
     try:
@@ -144,12 +210,54 @@ def write_bytes(uri: str, data: bytes | memoryview, *, durable: bool = True) -> 
             with open(temporary, "wb") as stream:
                 stream.write(data)
                 stream.flush()
-                if durable:
+                flushes = _flushing.get()
+                if durable and flushes is not None:
+                    flushes.add(uri, stream.fileno())
+                elif durable:
                     os.fsync(stream.fileno())
             os.replace(temporary, target)
     finally:
-        if os.path.exists(temporary):
+        with suppress(OSError):  # the error of the write counts, not that nothing can be removed either
             os.unlink(temporary)
+
+
+@contextmanager
+def whole_folder(uri: str) -> Iterator[str]:
+    """A folder to write files into, which takes the place of ``uri`` when the block ends without an error.
+
+    On a disk it is a hidden folder beside ``uri`` until then, so that readers see the old folder or the whole new one,
+    and for an instant between two renames none. Object stores rename nothing: there it is ``uri`` itself, and whoever
+    must not take a part for the whole waits for what is written behind the block.
+
+    Raises:
+        SegrayError: the folder cannot be made, or not put in its place.
+    """
+    if is_remote(uri):
+        yield uri
+        return
+    target = absolute(uri)
+    temporary = f"{os.path.dirname(target)}/.tmp-{uuid.uuid4().hex}"
+    before = f"{temporary}-before"
+    try:
+        with asking(uri, "written"):
+            os.makedirs(temporary)
+        yield temporary
+        with asking(uri, "written"):
+            _take_place(temporary, target, before)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(before, ignore_errors=True)
+
+
+def _take_place(temporary: str, target: str, before: str) -> None:
+    if os.path.isdir(target):
+        os.rename(target, before)
+    try:
+        os.rename(temporary, target)
+    except OSError:
+        if os.path.isdir(before):
+            os.rename(before, target)
+        raise
 
 
 def write_text(uri: str, text: str) -> None:
@@ -163,6 +271,10 @@ def append_line(uri: str, line: str) -> None:
         before = read_bytes(uri) if exists(uri) else b""
         write_bytes(uri, before + line.encode("utf-8") + b"\n")
         return
+    outage.waiting(lambda: _append(uri, line))
+
+
+def _append(uri: str, line: str) -> None:
     with asking(uri, "written"):
         os.makedirs(os.path.dirname(absolute(uri)), exist_ok=True)
         with open(absolute(uri), "a", encoding="utf-8") as stream:
@@ -186,9 +298,24 @@ def names(uri: str, suffix: str = "") -> list[str]:
 
 def delete(uri: str) -> None:
     """Remove the file at ``uri`` if it is there."""
+    outage.waiting(lambda: _delete(uri))
+
+
+def _delete(uri: str) -> None:
     with asking(uri, "deleted"):
         if not is_remote(uri):
             Path(absolute(uri)).unlink(missing_ok=True)
         elif exists(uri):
             fs, path = filesystem(uri)
             fs.delete_file(path)
+
+
+def delete_folder(uri: str) -> None:
+    """Remove the folder at ``uri`` with all that is in it, if it is there."""
+    with asking(uri, "deleted"):
+        if not is_remote(uri):
+            if os.path.isdir(absolute(uri)):
+                shutil.rmtree(absolute(uri))
+        elif names(uri):
+            fs, path = filesystem(uri)
+            fs.delete_dir(path)

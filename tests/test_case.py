@@ -195,3 +195,13 @@ def test_an_ignored_value_is_none_of_the_structures_and_none_where_they_overlap(
         LabelMap({"a": 1}, ignored=1)
     with pytest.raises(UsageError, match="no voxel can be ignored"):
         LabelMap({"a": 1}, overlapping=True, ignored=2)
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_a_structure_is_found_by_its_name_and_an_unknown_one_by_the_nearest(overlapping: bool) -> None:
+    names = LabelMap({"liver": 9, "spleen": 4}, overlapping=overlapping)
+    assert [names.number(name, "a.setting") for name in names.names] == [1, 2]
+    with pytest.raises(UsageError, match=r"^a\.setting names livr, which is no structure .* Did you mean liver\?$"):
+        names.number("livr", "a.setting")
+    with pytest.raises(UsageError, match=r"Known are spleen, liver\.$"):
+        names.number("x", "a.setting")

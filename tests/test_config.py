@@ -221,3 +221,30 @@ def test_yes_and_no_are_words_although_yaml_reads_them_as_truth_values(tmp_path:
     assert load_config(None, ["train.gpu=no"]).train.gpu == "no"
     with pytest.raises(UsageError, match=r"train\.gpu"):
         load_config(None, ["train.gpu=1"])
+
+
+def test_names_and_axes_stand_once_in_order_and_a_single_one_without_brackets() -> None:
+    told = ["predict.mirror=[z, x, z]", "predict.largest_component=all", "predict.fill_holes=[liver, aorta, liver]"]
+    predict = load_config(None, told).predict
+    assert (predict.mirror, predict.largest_component) == (["x", "z"], ["all"])
+    assert predict.fill_holes == ["aorta", "liver"]
+    assert load_config(None, ["predict.mirror=y"]).predict.mirror == ["y"]
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["predict.mirror=w", "predict.mirror={x: 1}", "predict.threshold={liver: 1.5}", "predict.smallest_ml=1",
+     "predict.smallest_ml={liver: -1}", "predict.largest_component=[1]", "predict.threshold=0.7"],
+)  # fmt: skip
+def test_quality_settings_out_of_range_are_shown(override: str) -> None:
+    with pytest.raises(UsageError, match=rf"^Setting {override.partition('=')[0]}"):
+        load_config(None, [override])
+
+
+def test_windows_and_their_overlap() -> None:
+    predict = load_config(None, ["predict.window=[512, 0]", "predict.overlap=0"]).predict
+    assert (predict.window, predict.overlap) == ((512, 0), 0.0)
+    assert predict.of_masks | {"window": [512, 0], "overlap": 0.0} == predict.of_masks
+    for override in ("predict.overlap=1", "predict.overlap=-0.1", "predict.window=[-16, 16]", "predict.window=512"):
+        with pytest.raises(UsageError, match=rf"^Setting {override.partition('=')[0]}"):
+            load_config(None, [override])

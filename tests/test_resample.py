@@ -13,8 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from segray.grid import Grid, fill_value, plan, plan_prediction
-from segray.resample import image_to_grid, labels_to_grid, place_image, place_slab, scores_to_bits, scores_to_labels
+from segray import resample
+from segray.grid import Grid, Placement, fill_value, plan, plan_prediction
+from segray.resample import (
+    image_to_grid,
+    labels_to_grid,
+    place_image,
+    place_slab,
+    scores_to_bits,
+    scores_to_labels,
+    scores_to_shares,
+)
 
 SIDE = st.integers(4, 40)
 
@@ -173,6 +182,74 @@ def test_smooth_scores_equal_too() -> None:
     scores = functional.interpolate(coarse, placement.canvas, mode="bicubic")
     expected = interpolate_all(scores, placement.windows()[0], (120, 128))
     assert (scores_to_labels(scores, placement) == expected).all()
+
+
+def contenders_of(scores: torch.Tensor) -> int:
+    return len(resample._contenders(scores))
+
+
+@pytest.mark.parametrize("kind", ["noise", "smooth", "few", "ties"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_labels_that_are_left_out_change_no_bit(kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = torch.Generator().manual_seed(len(kind))
+    fewer = 0
+    for number in range(15):
+        channels, height, width = (int(torch.randint(low, 42, (1,), generator=random)) for low in (9, 1, 1))
+        scores = torch.randn(1, channels, height, width, generator=random)
+        if kind != "noise":
+            scores = 8 * functional.interpolate(scores[..., ::8, ::8], (height, width), mode="bilinear")
+        if kind == "few":
+            scores[:, number % 9 :: 3] -= 30
+        if kind == "ties":
+            scores = (2 * scores).round() / 2
+        scores = scores.to(dtype)
+        placement = Placement((2 * height + number, 2 * width - number // 10), (height, width), (height, width), (0, 0))
+        fewer += contenders_of(scores) < channels
+        found = scores_to_labels(scores, placement)
+        with monkeypatch.context() as whole:
+            whole.setattr(resample, "_contenders", lambda _: None)
+            assert torch.equal(found, scores_to_labels(scores, placement))
+    assert kind != "few" or fewer == 15
+
+
+def test_what_may_be_the_largest_only_between_pixels_is_not_left_out() -> None:
+    """The first label wins on the left, the second on the right, and the third, second to both, between them."""
+    scores = torch.full((1, 12, 4, 2), -50.0)
+    scores[:, 3, :, 0] = scores[:, 5, :, 1] = 10.0
+    scores[:, 3, :, 1] = scores[:, 5, :, 0] = 0.0
+    scores[:, 9] = 6.0
+    labels = scores_to_labels(scores, Placement((4, 12), (4, 2), (4, 2), (0, 0)))
+    assert resample._contenders(scores) == {3, 5, 9}
+    assert labels[0, 0].unique().tolist() == [3, 5, 9]
+
+
+def test_a_score_that_is_no_number_leaves_the_rest_of_the_slice_as_it_is() -> None:
+    scores = torch.randn(1, 20, 16, 16, generator=torch.Generator().manual_seed(0)) - 20 * (torch.arange(20) > 4).view(
+        -1, 1, 1
+    )
+    placement = Placement((32, 32), (16, 16), (16, 16), (0, 0))
+    plain = scores_to_labels(scores, placement)
+    scores[0, 0, 0, 0] = torch.nan
+    assert torch.equal(scores_to_labels(scores, placement)[:, 4:, 4:], plain[:, 4:, 4:])
+
+
+@pytest.mark.parametrize("meaning", ["softmax", "sigmoid", "given", "shifted"])
+@pytest.mark.parametrize("size", [(16, 24), (30, 50), (9, 11)])
+def test_shares_are_the_probabilities_of_interpolated_scores(meaning: resample.Meaning, size: tuple[int, int]) -> None:
+    placement = Placement(size, (16, 24), (20, 32), (2, 4))
+    scores = 3 * torch.randn(2, 7, 20, 32, generator=torch.Generator().manual_seed(0))
+    scores = {"given": scores.softmax(1), "shifted": scores.sigmoid() - 0.5}.get(meaning, scores)
+    (y, x), _ = placement.windows()
+    whole = functional.interpolate(scores[:, :, y, x], size, mode="bilinear", align_corners=False)
+    expected = {"softmax": whole.softmax(1), "sigmoid": whole.sigmoid(), "given": whole, "shifted": whole + 0.5}[
+        meaning
+    ]
+    for at_once in (1, 4, 7):
+        found = scores_to_shares(scores, placement, meaning, at_once=at_once)
+        assert found.dtype == torch.uint8
+        assert (found - 255 * expected).abs().max() < 0.51
+    with pytest.raises(ValueError, match="do not fit"):
+        scores_to_shares(scores[..., :-1], placement, meaning)
 
 
 def test_there_and_back_a_mask_returns() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,84 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_rest(tmp_path: Path, mo
         storage.write_bytes(str(target), b"new")
     assert target.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file.bin"]
+
+
+def test_a_block_waits_once_for_all_that_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the block files are whole for readers; behind it each has been flushed, by another number of the same file."""
+    flushed: list[int] = []
+    real, gate = os.fsync, threading.Event()
+
+    def fsync(file: int) -> None:
+        assert gate.wait(10)
+        flushed.append(os.fstat(file).st_ino)
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    paths = [str(tmp_path / f"{number}.bin") for number in range(40)]
+    with storage.one_flush():
+        for path in paths[:20]:
+            storage.write_bytes(path, path.encode())
+        with storage.one_flush():
+            for path in paths[20:]:
+                storage.write_bytes(path, path.encode())
+        assert [storage.read_text(path) for path in paths] == paths
+        assert flushed == []
+        gate.set()
+    assert sorted(flushed) == sorted(os.stat(path).st_ino for path in paths)
+    storage.write_bytes(paths[0], b"again")
+    assert len(flushed) == 41
+
+
+def test_what_the_disk_cannot_take_is_told_when_the_block_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with (
+        pytest.raises(SegrayError, match=r"a\.bin cannot be written \(No space left on device\)"),
+        storage.one_flush(),
+    ):
+        storage.write_bytes(str(tmp_path / "a.bin"), b"a")
+    monkeypatch.undo()
+    storage.write_bytes(str(tmp_path / "a.bin"), b"a")
+
+
+def test_a_folder_takes_its_place_when_it_is_whole(tmp_path: Path) -> None:
+    target = str(tmp_path / "sub" / "folder")
+    for text in ("old", "new"):
+        with storage.whole_folder(target) as place:
+            assert storage.names(target) == ([] if text == "old" else ["old"])
+            storage.write_text(storage.join(place, text), text)
+        assert storage.names(target) == [text]
+
+    def interrupted() -> None:
+        with storage.whole_folder(target) as place:
+            storage.write_text(storage.join(place, "half"), "half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert storage.names(target) == ["new"]
+    assert os.listdir(tmp_path / "sub") == ["folder"]
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, real = str(tmp_path / "folder"), os.rename
+    with storage.whole_folder(target) as place:
+        storage.write_text(storage.join(place, "old"), "old")
+
+    def rename(old: str, new: str) -> None:
+        if new == target and not old.endswith("-before"):
+            raise OSError(13, "Permission denied")
+        real(old, new)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(SegrayError, match="Permission denied"), storage.whole_folder(target) as place:
+        storage.write_text(storage.join(place, "new"), "new")
+    assert storage.names(target) == ["old"]
+    assert os.listdir(tmp_path) == ["folder"]
 
 
 def test_writing_below_a_file_says_so_in_words(tmp_path: Path) -> None:
