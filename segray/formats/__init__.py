@@ -7,11 +7,13 @@ from segray.config import IngestConfig
 from segray.errors import CaseError
 from segray.formats.discovery import discover_folder
 from segray.formats.folder import kind_of, stem
-from segray.formats.mask_files import mask_ending, read_mask, write_mask
+from segray.formats.identifying import know_discovery, know_folder
+from segray.formats.mask_files import OUTPUTS, mask_ending, read_mask, write_mask, write_output
 from segray.formats.readers import reader_of
 from segray.formats.source import CaseHeader, CaseSource, Discovery
 
 __all__ = [
+    "OUTPUTS",
     "CaseHeader",
     "CaseSource",
     "Discovery",
@@ -25,6 +27,7 @@ __all__ = [
     "read_mask",
     "read_truth",
     "write_mask",
+    "write_output",
 ]
 
 
@@ -34,7 +37,8 @@ def discover(source: str, config: IngestConfig, *, labelled: bool = True) -> Dis
     Raises:
         UsageError: nothing is there, or settings that do not fit the folder.
     """
-    return discover_folder(source, config, labelled=labelled)
+    know_folder(source)
+    return know_discovery(source, discover_folder(source, config, labelled=labelled))
 
 
 def lone_image(path: str) -> CaseSource:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from segray import storage
+from segray import privacy, storage
 from segray.case import LabelMap
 from segray.errors import SegrayError, UsageError
 from segray.formats.channel_files import NAMES
@@ -241,6 +241,7 @@ def _check_patients(path: str, cases: Iterable[CaseSource]) -> None:
     splits: dict[str, str] = {}
     for case in cases:
         if case.split and splits.setdefault(case.patient, case.split) != case.split:
+            privacy.know([case.patient], "patient")
             raise UsageError(
                 f"{path} puts the patient {case.patient[:60]!r} into two splits.", mend="Give each patient one split."
             )

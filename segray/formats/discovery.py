@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from segray import storage
+from segray import privacy, storage
 from segray.config import IngestConfig
 from segray.errors import UsageError
 from segray.formats import case_table, coco, dicom_folder, frames, layouts
 from segray.formats.dicom_signature import is_dicom, is_dicom_file
 from segray.formats.findings import Findings
-from segray.formats.folder import is_file
+from segray.formats.folder import is_file, kept_listings
 from segray.formats.patients import group_patients
+from segray.formats.patterns import is_pattern, read_pattern
 from segray.formats.source import Discovery
 
 
@@ -52,10 +53,10 @@ MEND = (
 
 
 def discover_folder(source: str, config: IngestConfig, *, labelled: bool = True) -> Discovery:
-    """The cases below ``source``, a folder or one file, a path or a URI.
+    """The cases below ``source``, a folder, one file, or a pattern of files; a path or a URI.
 
     Args:
-        source: where to look.
+        source: where to look; a pattern, as :mod:`segray.formats.patterns` has it, names images without labels.
         config: the format (or ``auto``), the label values and the structures to keep.
         labelled: False for prediction: an image without labels is no problem then, nor are labels without image.
 
@@ -64,15 +65,18 @@ def discover_folder(source: str, config: IngestConfig, *, labelled: bool = True)
     """
     root = storage.absolute(source)
     if not storage.exists(root):
+        if is_pattern(source):
+            return read_pattern(source, Findings(config, labelled))
         raise UsageError(f"{source} is not there.", mend="Give a folder of cases or a .nii.gz file.")
-    kind = detect(root) if config.format == "auto" else config.format
-    if kind not in LAYOUTS:
-        raise UsageError(f"segray does not read the layout {kind} yet.")
-    found = LAYOUTS[kind].read(root, Findings(config, labelled))
+    with kept_listings():
+        kind = detect(root) if config.format == "auto" else config.format
+        if kind not in LAYOUTS:
+            raise UsageError(f"segray does not read the layout {kind} yet.")
+        found = LAYOUTS[kind].read(root, Findings(config, labelled))
     if found.cases:
         return group_patients(found, config.split.pattern) if labelled else found
     if found.problems:
-        where, reason = found.problems[0]
+        where, reason = privacy.hide_case(found.problems[0][0]), found.problems[0][1]
         raise UsageError(f"{source} holds no usable case; the first problem is {where}: {reason}")
     raise UsageError(f"{source} holds no cases in the layout {kind}.", mend=MEND)
 

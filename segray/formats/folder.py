@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from segray import storage
 from segray.errors import SegrayError
@@ -11,11 +13,20 @@ from segray.errors import SegrayError
 KINDS = {".nii.gz": "nifti", ".nii": "nifti", ".nrrd": "volume", ".mha": "volume", ".mhd": "volume"}
 """Ending of a volume file to the reader that takes it; of two files of one case the earlier ending is used."""
 
+_ENDINGS = tuple(KINDS)
+
 DETACHED = (".raw", ".zraw")
 """Endings of the file beside an .mhd that holds its voxels."""
 
 Left = list[tuple[str, str]]
 """(path below the folder that was searched, reason) of what a search left out."""
+
+_Listings = dict[tuple[str, str | None], tuple[list[str], list[str], Left]]
+
+_KEPT: ContextVar[_Listings | None] = ContextVar("kept listings", default=None)
+
+MANY = 256
+"""Names from which a listing is long; short ones cost less than what it takes to keep them all."""
 
 LEADS_OUT = "The link leads to a folder outside of the one that is searched; it is left out. Link its files instead."
 
@@ -28,9 +39,14 @@ def stem(name: str) -> str | None:
 
 def ending(name: str) -> str | None:
     """The ending of a volume file as it is written in ``name``; None for other and hidden files."""
-    if name.startswith("."):
+    low = name.lower()
+    # Asked several times of every name of an archive: most of what it costs is saved by one call for all endings.
+    if not low.endswith(_ENDINGS) or low.startswith("."):
         return None
-    return next((name[-len(end) :] for end in KINDS if name.lower().endswith(end) and len(name) > len(end)), None)
+    for end in _ENDINGS:
+        if low.endswith(end):
+            return name[-len(end) :]
+    return None
 
 
 def kind_of(path: str) -> str:
@@ -58,24 +74,59 @@ def listing(uri: str, top: str | None = None, left: Left | None = None) -> tuple
 
     Raises SegrayError where it cannot be read.
     """
+    kept = _KEPT.get()
+    found = None if kept is None else kept.get((uri, top))
+    if found is None:
+        found = _listed(uri, top)
+        if kept is not None and len(found[0]) + len(found[1]) > MANY:
+            kept[uri, top] = found
+    folders, files, out = found
+    if left is not None:
+        left.extend(out)
+    return list(folders), list(files)
+
+
+@contextmanager
+def kept_listings() -> Iterator[None]:
+    """Within the block a long listing is asked for once: a layout after the other looks at the folder of an archive.
+
+    On an object store each listing of 200,000 names is 200 requests.
+    """
+    token = _KEPT.set({})
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+
+
+def _listed(uri: str, top: str | None) -> tuple[list[str], list[str], Left]:
+    """The folders and files that :func:`listing` returns, and what it leaves out."""
     import pyarrow.fs as pafs
 
     if not storage.is_remote(uri):
-        return _local_listing(storage.absolute(uri), None if top is None else storage.absolute(top), left)
+        return _local_listing(storage.absolute(uri), None if top is None else storage.absolute(top))
     fs, path = storage.filesystem(uri)
     with storage.asking(uri):
         infos = fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))
     folders = [info.base_name for info in infos if info.type == pafs.FileType.Directory]
     files = [info.base_name for info in infos if info.type == pafs.FileType.File]
-    return sorted(filter(_visible, folders)), sorted(filter(_visible, files))
+    return sorted(filter(_visible, folders)), sorted(filter(_visible, files)), []
 
 
 def leads_out(top: str, uri: str) -> bool:
     """Whether links on the way from ``top`` to ``uri`` below it lead outside of ``top``; ``top`` may be a link."""
-    if storage.is_remote(top):
+    return not storage.is_remote(top) and _leads_out(storage.absolute(top), storage.absolute(uri))
+
+
+def _leads_out(top: str, path: str) -> bool:
+    """As :func:`leads_out`, of absolute paths. Where no folder on the way is a link, only those are looked at."""
+    way = path
+    while len(way) > len(top) and not os.path.islink(way):
+        way = os.path.dirname(way)
+    if way == top:
         return False
-    real = os.path.realpath(storage.absolute(top))
-    return os.path.commonpath([real, os.path.realpath(storage.absolute(uri))]) != real
+    real = os.path.realpath(top)
+    return os.path.commonpath([real, os.path.realpath(path)]) != real
 
 
 def is_file(uri: str) -> bool:
@@ -117,11 +168,12 @@ def _visible(name: str) -> bool:
     return not name.startswith((".", "__MACOSX"))
 
 
-def _local_listing(root: str, top: str | None, left: Left | None) -> tuple[list[str], list[str]]:
+def _local_listing(root: str, top: str | None) -> tuple[list[str], list[str], Left]:
     folders: list[str] = []
     files: list[str] = []
-    if top is not None and leads_out(top, root):
-        return folders, files
+    left: Left = []
+    if top is not None and _leads_out(top, root):
+        return folders, files, left
     try:
         with os.scandir(root) as entries:
             for entry in entries:
@@ -129,15 +181,15 @@ def _local_listing(root: str, top: str | None, left: Left | None) -> tuple[list[
                     continue
                 if not _is_folder(entry):
                     files.append(entry.name)
-                elif top is None or not entry.is_symlink() or not leads_out(top, entry.path):
+                elif top is None or not entry.is_symlink() or not _leads_out(top, entry.path):
                     folders.append(entry.name)
-                elif left is not None:
+                else:
                     left.append((os.path.relpath(entry.path, top), LEADS_OUT))
     except (FileNotFoundError, NotADirectoryError):
-        return [], []
+        return [], [], []
     except OSError as error:
         raise SegrayError(f"The folder {root} cannot be read ({error.strerror}).") from error
-    return sorted(folders), sorted(files)
+    return sorted(folders), sorted(files), left
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

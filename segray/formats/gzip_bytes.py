@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterable
+import struct
+import zlib
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -16,13 +20,26 @@ from segray.formats.folder import file_state
 
 Packing = Literal["plain", "gzip", "zlib"]
 
+Part = bytes | NDArray[Any]
+"""Bytes of a file, or a C-ordered array whose bytes they are."""
+
 GZIP_MAGIC = b"\x1f\x8b"
 
 MAX_RATIO = 1032
 """DEFLATE expands at most 1032 times: 258 bytes from two bits (RFC 1951, section 3.2.5)."""
 
-GZIP_WINDOW = 31
-"""zlib's name for a gzip header and a window of 32 KiB (16 + 15 bits)."""
+DEFLATE_WINDOW = -15
+"""zlib's name for a window of 32 KiB without a header."""
+
+GZIP_HEAD = b"\x1f\x8b\x08\0\0\0\0\0\x04\xff"
+"""Magic, deflate, no name, no time, packed fast, any system (RFC 1952, section 2.3)."""
+
+ZERO_RUN = 1 << 16
+"""Zeros from which a piece that was packed before pays: fewer are packed as they are."""
+
+LONGEST_ZEROS = 1 << 20
+SHORTEST_ZEROS = 1 << 12
+"""Zeros of the longest and the shortest such piece; powers of two between them make every run."""
 
 HEAD_BYTES = 1 << 16
 """Compressed bytes read to see a header; header extensions lie behind what is asked for."""
@@ -155,13 +172,115 @@ def load(path: str) -> bytes:
         raise CaseError(str(error)) from error
 
 
-def compress(*parts: bytes | NDArray[Any]) -> bytes:
-    """One gzip file of all parts (C-ordered) in turn, at ISA-L's level 1: on masks smaller and faster than zlib's."""
-    return compress_all(parts)
+class Packer:
+    """One gzip file, made piece by piece at ISA-L's level 1: on masks smaller and faster than zlib's.
+
+    A long run of zeros is a piece that was packed before, so that it costs neither reading nor packing, and a mask of a
+    small structure little more than its voxels. Such pieces fit anywhere, and parts that threads packed apart from each
+    other fit behind one another, since each ends at a full byte and the next refers to nothing before it (RFC 1951;
+    zlib calls it a full flush).
+    """
+
+    def __init__(self) -> None:
+        self._deflate = _deflater()
+        self._pieces: list[bytes] = []
+        self._checksum = 0
+        self._length = 0
+        self._open = False
+
+    def add(self, part: Part) -> None:
+        """Append bytes, or a C-ordered array, which may be used again afterwards."""
+        data = memoryview(part) if isinstance(part, bytes) else part.reshape(-1).view(np.uint8).data
+        if len(data) >= ZERO_RUN and not np.frombuffer(data, np.bool_).any():
+            self.zeros(len(data))
+        else:
+            self._pack(data)
+
+    def zeros(self, count: int) -> None:
+        """Append ``count`` bytes of 0."""
+        rest = count
+        if count >= ZERO_RUN:
+            self._end_piece()
+            size = LONGEST_ZEROS
+            while size >= SHORTEST_ZEROS:
+                packed, checksum = _zeros(size)
+                for _ in range(rest // size):
+                    self._pieces.append(packed)
+                    self._checksum = isal_zlib.crc32_combine(self._checksum, checksum, size)
+                rest, size = rest % size, size // 2
+        self._length += count - rest
+        self._pack(memoryview(bytes(rest)))
+
+    def append(self, other: Packer) -> None:
+        """Append all that another one was given."""
+        self._end_piece()
+        other._end_piece()
+        self._pieces += other._pieces
+        self._checksum = isal_zlib.crc32_combine(self._checksum, other._checksum, other._length)
+        self._length += other._length
+
+    def finish(self) -> bytes:
+        """The whole file."""
+        tail = struct.pack("<II", self._checksum, self._length & 0xFFFFFFFF)
+        return b"".join([GZIP_HEAD, *self._pieces, self._deflate.flush(), tail])
+
+    def _pack(self, data: memoryview) -> None:
+        if len(data):
+            self._pieces.append(self._deflate.compress(data))
+            self._checksum = isal_zlib.crc32(data, self._checksum)
+            self._length += len(data)
+            self._open = True
+
+    def _end_piece(self) -> None:
+        if self._open:
+            self._pieces.append(self._deflate.flush(isal_zlib.Z_FULL_FLUSH))
+            self._open = False
 
 
-def compress_all(parts: Iterable[bytes | NDArray[Any]]) -> bytes:
-    """As :func:`compress`; parts that are made as they are asked for are never in memory together."""
-    packer = isal_zlib.compressobj(1, isal_zlib.DEFLATED, GZIP_WINDOW)
-    pieces = [packer.compress(part if isinstance(part, bytes) else part.data) for part in parts]
-    return b"".join([*pieces, packer.flush()])
+def _deflater() -> Any:
+    return isal_zlib.compressobj(1, isal_zlib.DEFLATED, DEFLATE_WINDOW)
+
+
+@cache
+def _zeros(count: int) -> tuple[bytes, int]:
+    """``count`` zeros packed up to a full byte, as short as can be since it is done once, and their checksum."""
+    zeros = bytes(count)
+    packer = zlib.compressobj(9, zlib.DEFLATED, DEFLATE_WINDOW)
+    return packer.compress(zeros) + packer.flush(zlib.Z_FULL_FLUSH), zlib.crc32(zeros)
+
+
+def compress(*parts: Part) -> bytes:
+    """One gzip file of all parts (C-ordered) in turn."""
+    return compress_all([parts])
+
+
+def compress_all(spans: Sequence[Iterable[Part]]) -> bytes:
+    """One gzip file of all parts (C-ordered) of all spans in turn; spans are made and packed beside one another.
+
+    A part is packed before the next one of its span is asked for, so that few are in memory together.
+    """
+    first, *others = _packed(spans)
+    for other in others:
+        first.append(other)
+    return first.finish()
+
+
+def file_bytes(path: str, spans: Sequence[Iterable[Part]]) -> bytes:
+    """The bytes of a file of all parts (C-ordered) of all spans in turn, packed where its name ends in .gz."""
+    if path.endswith(".gz"):
+        return compress_all(spans)
+    return b"".join(part if isinstance(part, bytes) else part.tobytes() for span in spans for part in span)
+
+
+def _packed(spans: Sequence[Iterable[Part]]) -> list[Packer]:
+    if len(spans) == 1:
+        return [_packed_span(spans[0])]
+    with ThreadPoolExecutor(len(spans)) as pool:
+        return list(pool.map(_packed_span, spans))
+
+
+def _packed_span(parts: Iterable[Part]) -> Packer:
+    packer = Packer()
+    for part in parts:
+        packer.add(part)
+    return packer

@@ -1,17 +1,39 @@
-"""Masks that segray writes, by the ending of their name."""
+"""Masks that segray writes: one file by the ending of its name, or any of the outputs of a case by its name."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from segray import storage
 from segray.case import Geometry, LabelMap, Volume
-from segray.errors import CaseError, SegrayError
+from segray.errors import CaseError, SegrayError, UsageError
 from segray.formats.nifti import read_nifti_labels, write_nifti_mask
 from segray.formats.nifti_bits import count_volumes, read_nifti_bits, write_nifti_bits
 from segray.formats.picture_masks import read_picture_mask, write_picture_mask
 from segray.formats.source import CaseSource
+from segray.formats.structure_files import read_structures, write_structures
 
 NIFTI = ".nii.gz"
 DICOM = ".dcm"
 PNG = ".png"
+
+
+@dataclass(frozen=True)
+class Output:
+    """One way to write the mask of a case.
+
+    Attributes:
+        meaning: a line for the user.
+        folder: below the prediction folder.
+        ending: of the file, after the case id; empty: a folder of files.
+        write: (path, label values or bit fields (z, y, x), geometry, label map, source), whole or not at all.
+    """
+
+    meaning: str
+    folder: str
+    ending: str
+    write: Callable[[str, Volume, Geometry, LabelMap, CaseSource], None]
 
 
 def mask_ending(source: CaseSource, output: str = "auto") -> str:
@@ -21,24 +43,63 @@ def mask_ending(source: CaseSource, output: str = "auto") -> str:
     return DICOM if output == "dicom-seg" else NIFTI
 
 
-def read_mask(path: str, geometry: Geometry | None = None) -> tuple[Volume, Geometry]:
-    """A mask that :func:`write_mask` wrote: label values, or bit fields (z, y, x), LPS, and its grid.
+def write_output(
+    kind: str, folder: str, labels: Volume, geometry: Geometry, label_map: LabelMap, source: CaseSource
+) -> str:
+    """Write the mask of a case in one of the :data:`OUTPUTS`, whole or not at all.
 
     Args:
-        path: the file.
+        kind: a key of :data:`OUTPUTS`, or ``auto``: PNG for pictures, else NIfTI.
+        folder: the prediction folder, a path or URI.
+        labels: label values, or bit fields where they overlap, (z, y, x), LPS.
+        geometry: the grid of the case.
+        label_map: what the values mean.
+        source: the case.
+
+    Returns:
+        Where it lies, from ``folder``: :func:`read_mask` reads it there.
+
+    Raises:
+        UsageError: no such output, or structures that would share a file.
+        CaseError: an output that such a case cannot have.
+        SegrayError: it cannot be written.
+    """
+    chosen = kind if kind != "auto" else "png" if source.kind == "picture" else "nifti"
+    if chosen not in OUTPUTS:
+        raise UsageError(f"There is no output {kind!r}.", mend=f"There are: auto, {', '.join(OUTPUTS)}.")
+    output = OUTPUTS[chosen]
+    place = f"{output.folder}/{source.case_id}{output.ending}"
+    path = storage.join(folder, place)
+    try:
+        output.write(path, labels, geometry, label_map, source)
+    except OSError as error:
+        raise SegrayError(f"{path} cannot be written ({error.strerror or error}).") from error
+    return place
+
+
+def read_mask(
+    path: str, geometry: Geometry | None = None, label_map: LabelMap | None = None
+) -> tuple[Volume, Geometry]:
+    """A mask that :func:`write_mask` or :func:`write_output` wrote, (z, y, x), LPS, and its grid.
+
+    Args:
+        path: the file, or the folder of a file a structure.
         geometry: the grid of its image, on which it must lie; None: its own.
+        label_map: what values the structures have; only a folder needs it.
+
+    Returns:
+        Label values, or bit fields where structures overlap, and the grid.
 
     Raises:
         CaseError: damaged, or on another grid.
     """
     if path.endswith(DICOM):
-        # pydicom and highdicom are imported only where a DICOM SEG is read or written.
-        from segray.formats.dicom_seg_write import read_segmentation
-
-        return read_segmentation(path, geometry)
+        return _read_dicom(path, geometry)
     if path.endswith(PNG):
         return read_picture_mask(path, geometry)
     if not path.endswith((NIFTI, ".nii")):
+        if label_map is not None and storage.exists(path):
+            return read_structures(path, label_map, geometry)
         raise CaseError(f"{path} is no mask that segray reads.")
     if count_volumes(path) > 1:
         return read_nifti_bits(path, geometry)
@@ -78,3 +139,41 @@ def write_mask(
             write_nifti_mask(path, labels, geometry)
     except OSError as error:
         raise SegrayError(f"{path} cannot be written ({error.strerror or error}).") from error
+
+
+def _read_dicom(path: str, geometry: Geometry | None) -> tuple[Volume, Geometry]:
+    # pydicom and highdicom are imported only where a DICOM file is read or written.
+    from segray.formats.dicom_file import read_dataset, text
+
+    if text(read_dataset(path, tags=("Modality",)), "Modality") == "RTSTRUCT":
+        from segray.formats.rtstruct_write import read_structure_set
+
+        return read_structure_set(path, geometry)
+    from segray.formats.dicom_seg_write import read_segmentation
+
+    return read_segmentation(path, geometry)
+
+
+def _write_structures(path: str, labels: Volume, geometry: Geometry, label_map: LabelMap, source: CaseSource) -> None:
+    del source
+    write_structures(path, labels, geometry, label_map)
+
+
+def _write_structure_set(
+    path: str, labels: Volume, geometry: Geometry, label_map: LabelMap, source: CaseSource
+) -> None:
+    from segray.formats.rtstruct_write import write_structure_set
+
+    write_structure_set(path, labels, geometry, label_map, source)
+
+
+OUTPUTS = {
+    "nifti": Output("a NIfTI file of label values; a volume each where structures overlap", "masks", NIFTI, write_mask),
+    "structures": Output(
+        "a NIfTI file of 0 and 1 a structure, as TotalSegmentator writes them", "structures", "", _write_structures
+    ),
+    "rtstruct": Output("an RTSTRUCT on the slices of the series (DICOM)", "rtstruct", DICOM, _write_structure_set),
+    "dicom-seg": Output("a DICOM SEG that refers to the series (DICOM)", "masks", DICOM, write_mask),
+    "png": Output("a PNG of label values (pictures)", "masks", PNG, write_mask),
+}
+"""The ways to write the mask of a case, by the name that ``predict.output`` has for them."""

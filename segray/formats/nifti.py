@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import nibabel as nib
@@ -15,9 +16,8 @@ from segray.formats import gzip_bytes
 from segray.formats.label_grid import match_grids
 from segray.formats.limits import check_label_size
 from segray.formats.nifti_header import SIZES, read_header
-from segray.formats.nifti_voxels import file_view, label_values, read_label_voxels, read_voxels
+from segray.formats.nifti_voxels import label_values, read_label_voxels, read_voxels, stored_spans
 from segray.formats.source import CaseHeader
-from segray.formats.turning import contiguous
 
 
 def read_nifti_header(path: str) -> CaseHeader:
@@ -80,25 +80,20 @@ def write_nifti_mask(path: str, labels: Volume, geometry: Geometry) -> None:
     """
     if labels.shape != geometry.size:
         raise SegrayError(f"{path}: labels of shape {labels.shape} do not lie on the grid {geometry.size}.")
-    header, stored = _parts(_as_labels(path, labels), geometry)
-    data = gzip_bytes.compress(header, stored) if path.endswith(".gz") else header + stored.tobytes()
-    storage.write_bytes(path, data)
+    stored = as_labels(path, labels)
+    first, *others = stored_spans(stored, geometry)
+    head: list[gzip_bytes.Part] = [header_of(geometry, stored.dtype)]
+    storage.write_bytes(path, gzip_bytes.file_bytes(path, [chain(head, first), *others]))
 
 
 def encode_volume(volume: Volume, geometry: Geometry) -> bytes:
     """The bytes of an uncompressed NIfTI file of a (z, y, x) volume on ``geometry``, little-endian, unscaled."""
-    header, stored = _parts(volume, geometry)
-    return header + stored.tobytes()
+    slabs = chain.from_iterable(stored_spans(volume, geometry))
+    return b"".join([header_of(geometry, volume.dtype), *(slab.tobytes() for slab in slabs)])
 
 
-def _parts(volume: Volume, geometry: Geometry) -> tuple[bytes, Volume]:
-    """The header, and the voxels as the C-ordered (k, j, i) array that follows it in the file."""
-    turned = file_view(volume, geometry).T
-    stored = contiguous(turned, turned.dtype.newbyteorder("<"))
-    return header_of(geometry, stored.dtype), stored
-
-
-def _as_labels(path: str, labels: Volume) -> Volume:
+def as_labels(path: str, labels: Volume) -> Volume:
+    """Label values as uint8, or uint16 where one is above 255. Raises SegrayError, naming ``path``, on other values."""
     if labels.dtype in (np.uint8, np.uint16):
         return labels
     lowest, highest = labels.min(), labels.max()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 
@@ -16,8 +16,7 @@ from segray.formats.gzip_bytes import ByteReader
 from segray.formats.label_grid import match_grids
 from segray.formats.nifti import header_of
 from segray.formats.nifti_header import SIZES, NiftiHeader, parse_header
-from segray.formats.nifti_voxels import file_view, slabs
-from segray.formats.turning import contiguous
+from segray.formats.nifti_voxels import file_view, slabs, stored_spans
 
 STORED = np.dtype(np.uint8)
 
@@ -31,20 +30,14 @@ def write_nifti_bits(path: str, bits: Volume, geometry: Geometry, structures: in
     if bits.shape != geometry.size:
         raise SegrayError(f"{path}: labels of shape {bits.shape} do not lie on the grid {geometry.size}.")
     header = header_of(geometry, STORED, structures)
-    parts = _parts(bits, geometry, structures)
-    data = (
-        gzip_bytes.compress_all(chain([header], parts))
-        if path.endswith(".gz")
-        else header + b"".join(map(bytes, parts))
-    )
-    storage.write_bytes(path, data)
+    parts: list[Iterable[gzip_bytes.Part]] = [[header], *(_parts(bits, geometry, at) for at in range(structures))]
+    storage.write_bytes(path, gzip_bytes.file_bytes(path, [chain.from_iterable(parts)]))
 
 
-def _parts(bits: Volume, geometry: Geometry, structures: int) -> Iterator[Volume]:
-    """The volume of each structure as the C-ordered (k, j, i) array of the file, one in memory at a time."""
-    turned = file_view(bits, geometry).T
-    for number in range(structures):
-        yield contiguous((turned >> number & 1).astype(STORED, copy=False))
+def _parts(bits: Volume, geometry: Geometry, number: int) -> Iterator[Volume]:
+    """The volume of a structure, a few planes in memory at a time."""
+    for slab in chain.from_iterable(stored_spans(bits, geometry)):
+        yield (slab >> number & 1).astype(STORED, copy=False)
 
 
 def count_volumes(path: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -187,14 +188,16 @@ def _offset(header: Any, size: int, name: str) -> int:
 
 def spans_volume(affine: NDArray[np.float64] | None) -> bool:
     """True for an affine of finite numbers whose axes have a length and point in three directions."""
-    if affine is None or not np.isfinite(affine).all():
+    # Plain floats: on nine numbers each call of numpy takes longer than all of this.
+    rows: list[list[float]] = [] if affine is None else affine.tolist()
+    if not rows or not all(math.isfinite(value) for row in rows for value in row):
         return False
-    with np.errstate(over="ignore", invalid="ignore"):
-        lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-        determinant = abs(float(np.linalg.det(affine[:3, :3])))
-    if not np.isfinite(lengths).all() or float(lengths.min()) <= 0.0:
+    (a, b, c, _), (d, e, f, _), (g, h, i, _) = rows[:3]
+    lengths = [math.sqrt(x * x + y * y + z * z) for x, y, z in ((a, d, g), (b, e, h), (c, f, i))]
+    if not all(0.0 < length < math.inf for length in lengths):
         return False
-    return determinant > SINGULAR * float(lengths.prod())
+    determinant = abs(a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g))
+    return determinant > SINGULAR * math.prod(lengths)
 
 
 def _qform(header: Any) -> NDArray[np.float64] | None:
@@ -207,18 +210,21 @@ def _qform(header: Any) -> NDArray[np.float64] | None:
 
 def _affine(header: Any, shape: tuple[int, int, int], name: str) -> tuple[NDArray[np.float64], list[str]]:
     """The affine as nibabel chooses it (sform, qform, pixdim), the next one where it spans no volume."""
-    candidates: list[tuple[str, NDArray[np.float64] | None]] = []
+    forms: list[tuple[str, NDArray[np.float64] | None]] = []
     if int(header["sform_code"]) > 0:
-        candidates.append(("sform", np.asarray(header.get_sform(), dtype=np.float64)))
+        forms.append(("sform", np.asarray(header.get_sform(), dtype=np.float64)))
     if int(header["qform_code"]) > 0:
-        candidates.append(("qform", _qform(header)))
-    candidates.append(("voxel sizes (pixdim)", _pixdim_affine(header, shape)))
-    for position, (words, affine) in enumerate(candidates):
+        forms.append(("qform", _qform(header)))
+    replaced = "The {} is used, because the {} spans no volume."
+    for position, (words, affine) in enumerate(forms):
         if affine is not None and spans_volume(affine):
-            notes = [f"The {words} is used, because the {candidates[0][0]} spans no volume."] if position else []
-            if len(candidates) == 1:
-                notes.append("The header gives no orientation; the voxel sizes are used and the axes taken as LAS.")
-            return affine, notes + _oddities(candidates, position, affine, shape)
+            notes = [replaced.format(words, forms[0][0])] if position else []
+            return affine, notes + _oddities(forms, position, affine, shape)
+    affine = _pixdim_affine(header, shape)
+    if spans_volume(affine):
+        if forms:
+            return affine, [replaced.format("voxel sizes (pixdim)", forms[0][0])]
+        return affine, ["The header gives no orientation; the voxel sizes are used and the axes taken as LAS."]
     raise CaseError(
         f"{name} has no usable affine: its sform, qform and voxel sizes are zero, negative, infinite or flat.",
         mend="Set the voxel sizes in its header.",
@@ -241,25 +247,34 @@ def _pixdim_affine(header: Any, shape: tuple[int, int, int]) -> NDArray[np.float
 
 
 def _oddities(
-    candidates: list[tuple[str, NDArray[np.float64] | None]],
+    forms: list[tuple[str, NDArray[np.float64] | None]],
     chosen: int,
     affine: NDArray[np.float64],
     shape: tuple[int, int, int],
 ) -> list[str]:
     notes = []
-    other = candidates[1][1] if chosen == 0 and len(candidates) == 3 else None
+    other = forms[1][1] if chosen == 0 and len(forms) == 2 else None
     if other is not None and spans_volume(other):
-        voxels = grid_distance(affine, other, shape)
+        # A file that was written in one go has both alike, up to the rounding of the quaternion.
+        voxels = grid_distance(affine, other, shape) if not np.array_equal(affine, other) else 0.0
         if voxels > DISAGREE:
             notes.append(f"qform and sform disagree by up to {voxels:.2f} voxels; the sform is used.")
-    elif chosen == 0 and len(candidates) == 3:
+    elif chosen == 0 and len(forms) == 2:
         notes.append("The qform is not valid; the sform is used.")
-    unit = affine[:3, :3] / np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-    cosine = float(np.abs(unit.T @ unit - np.eye(3)).max())
+    cosine = _shear(affine)
     if cosine > SHEAR:
         degrees = math.degrees(math.asin(min(cosine, 1.0)))
         notes.append(f"The axes are sheared by {degrees:.1f} degrees; the grid is used as it is.")
     return notes
+
+
+def _shear(affine: NDArray[np.float64]) -> float:
+    """The largest cosine between two axes of an affine that spans a volume."""
+    x, y, z = zip(*affine[:3, :3].tolist(), strict=True)
+    return max(
+        abs(math.fsum(map(operator.mul, one, two))) / (math.hypot(*one) * math.hypot(*two))
+        for one, two in ((x, y), (x, z), (y, z))
+    )
 
 
 def grid_distance(one: NDArray[np.float64], two: NDArray[np.float64], shape: tuple[int, int, int]) -> float:

@@ -6,6 +6,7 @@ once, in its final type, and no float64 volume exists on the way.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -25,6 +26,15 @@ SLAB_BYTES = 1 << 19
 
 TURNED_PLANES = 32
 """Planes of a slab where the file's slowest axis is not z: each becomes a run of the turned volume."""
+
+WRITTEN_PLANES = 64
+"""Planes of a written slab where z is not the slowest axis of the file: what shares a cache line is read once."""
+
+SPANS = 4
+"""Threads that pack one volume."""
+
+SPAN_BYTES = 1 << 23
+"""Bytes from which a thread more pays."""
 
 INT16 = np.iinfo(np.int16)
 
@@ -54,6 +64,33 @@ def slabs(reader: ByteReader, header: NiftiHeader, *, last: bool = True) -> Iter
 def file_view(volume: Volume, geometry: Geometry) -> Volume:
     """A (z, y, x) volume as a writable (i, j, k) view in the order of the file."""
     return replace(geometry, stored_shape=()).from_lps(volume)
+
+
+def stored_spans(volume: Volume, geometry: Geometry) -> list[Iterator[Volume]]:
+    """A (z, y, x) volume as the C-ordered, little-endian (planes, j, i) arrays that follow one another in the file.
+
+    A large volume comes in a few spans, which threads may make and pack at the same time. In each an array is made in a
+    buffer that the next one uses again, while the cache holds it: a turned copy of the whole volume would be written to
+    memory and read again.
+    """
+    turned = file_view(volume, geometry).T
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    count = max(1, min(SPANS, cores, volume.nbytes // SPAN_BYTES, len(turned)))
+    least = WRITTEN_PLANES if geometry.size[0] != len(turned) else 1
+    return [_stored_slabs(part, least) for part in np.array_split(turned, count)]
+
+
+def _stored_slabs(turned: Volume, least: int) -> Iterator[Volume]:
+    dtype = turned.dtype.newbyteorder("<")
+    count, rows, columns = turned.shape
+    planes = max(least, SLAB_BYTES // (rows * columns * dtype.itemsize))
+    ready = turned.flags.c_contiguous and turned.dtype == dtype
+    buffer = None if ready else np.empty((min(planes, count), rows, columns), dtype)
+    for start in range(0, count, planes):
+        piece = turned[start : start + planes]
+        if buffer is not None:
+            copy_turned(buffer[: len(piece)], piece)
+        yield piece if buffer is None else buffer[: len(piece)]
 
 
 def read_voxels(reader: ByteReader, header: NiftiHeader, *, last: bool = True) -> tuple[Volume, list[str]]:

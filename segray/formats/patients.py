@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from segray import privacy
 from segray.errors import UsageError
 from segray.formats.source import CaseSource, Discovery
 
@@ -23,8 +24,9 @@ def group_patients(found: Discovery, pattern: str | None) -> Discovery:
     known = [_patient(case, re.compile(pattern)) for case in found.cases]
     matched = [patient for patient in known if patient]
     if not matched:
+        first = privacy.hide_case(found.cases[0].case_id)
         raise UsageError(
-            f"ingest.split.pattern {pattern!r} matches no case id, such as {found.cases[0].case_id}.",
+            f"ingest.split.pattern {pattern!r} matches no case id, such as {first}.",
             mend="A pattern for g01_0007 is '^(g[0-9]+)_'.",
         )
     cases = [

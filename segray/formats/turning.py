@@ -8,6 +8,9 @@ import numpy as np
 
 from segray.case import Volume
 
+WORD = 8
+"""Bytes that a processor reverses at once."""
+
 TILE = 32
 """Voxels a side of a block whose lines stay in the first cache while it is transposed."""
 
@@ -46,13 +49,19 @@ def _copy_tiled(target: Volume, view: Volume) -> None:
 
 
 def _copy_mirrored(target: Volume, view: Volume, fast: int) -> None:
-    """Reverse whole planes, which is one fast run, then set the order of their rows right again."""
+    """Reverse eight bytes at a time, or whole planes, which is one fast run, and set the order of their rows right."""
     order = np.argsort([-abs(stride) for stride in target.strides], kind="stable")
     if order[2] != fast or min(view.shape) < 1:
         np.copyto(target, view)
         return
     outs = np.transpose(target, order)
     ins = np.transpose(view, order)
+    if outs.itemsize == 1 and abs(outs.strides[2]) == 1 and outs.shape[2] % WORD == 0:
+        if outs.strides[2] < 0:
+            outs, ins = outs[..., ::-1], ins[..., ::-1]
+        # Words in the other order, and the bytes of each in the other order.
+        outs.view(">u8")[...] = ins[..., ::-1].view("<u8")[..., ::-1]
+        return
     same_rows = outs.strides[1] * ins.strides[1] > 0
     for out, plane in zip(outs, ins, strict=True):
         if same_rows:

@@ -45,6 +45,7 @@ class Visit:
         rows: rows in the group.
         bytes: the size that the manifest gives for the part, else 0; a part of another size is not read.
         beside: slices on each side that come along with every row.
+        content: what the part holds, as :attr:`segray.shards.manifest.PartEntry.content` tells.
     """
 
     part: str
@@ -52,6 +53,7 @@ class Visit:
     rows: tuple[int, ...]
     bytes: int = 0
     beside: int = 0
+    content: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class SliceIndex:
         rows = np.split(row, cuts)
         entries = [self.parts[part[start]] for start in starts]
         return [
-            Visit(entry.file, int(group[start]), tuple(chunk.tolist()), entry.bytes, self.beside)
+            Visit(entry.file, int(group[start]), tuple(chunk.tolist()), entry.bytes, self.beside, entry.content)
             for entry, start, chunk in zip(entries, starts, rows, strict=True)
         ]
 

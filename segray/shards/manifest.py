@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segray import storage
+from segray import privacy, storage
 from segray.case import LabelMap, Volume, slabs
 from segray.errors import UsageError
 from segray.grid import Grid
@@ -119,6 +119,7 @@ class PartEntry:
             holds them.
         memory: bytes that making them takes.
         missing: structures that the case had no mask file of, so that nobody knows where they are.
+        content: a checksum of its rows; "": the part is of a segray that told none.
     """
 
     case_id: str
@@ -133,6 +134,7 @@ class PartEntry:
     left_out: int = 0
     memory: int = 0
     missing: list[str] = field(default_factory=list)
+    content: str = ""
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,9 @@ def load_manifest(folder: str) -> Manifest:
                 f"The shards in {folder} have schema version {version}, this segray reads {SCHEMA_VERSION}.",
                 mend="Run segray ingest again.",
             )
+        parts = [PartEntry(**part) for part in table["parts"]]
+        privacy.know((part.case_id for part in parts), "case")
+        privacy.know((part.patient for part in parts), "patient")
         return Manifest(
             replace(
                 LabelMap.from_json(json.dumps(table["label_map"])),
@@ -212,7 +217,7 @@ def load_manifest(folder: str) -> Manifest:
             ),
             Grid.from_dict(table["grid"]),
             [IntensityStats(**channel) for channel in table["intensity"]],
-            [PartEntry(**part) for part in table["parts"]],
+            parts,
             table["recipe"],
             [str(name) for name in table["channels"]],
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -22,14 +24,22 @@ from segray import storage
 from segray.case import Volume
 from segray.shards import ShardError
 from segray.shards.beside import CRCS, IMAGES, groups_of, neighbours_of, with_neighbours
-from segray.shards.codec import DTYPES, MEND, decode_pixels_into, decoded_bytes
+from segray.shards.cache import ShardCache
+from segray.shards.codec import DTYPES, MEND, checksum, decode_pixels_into, decoded_bytes
 from segray.shards.index import SliceIndex, Visit
-from segray.shards.schema import HOLLOW, PIXEL_COLUMNS, ROW, check_schema
+from segray.shards.schema import HOLLOW, PIXEL_COLUMNS, ROW, check_schema, content_of
+from segray.shards.tally import CountedFile, count
 
 OPEN_FILES = 64
 
 MOST_BYTES = 1 << 29
 """Bytes of one slice, all its channels: 16,384 x 16,384 pixels of int16."""
+
+CACHED_COLUMNS = [*PIXEL_COLUMNS, "spacing"]
+"""What a cache keeps of a row group."""
+
+GROUPS = b"segray.groups"
+"""Key in the metadata of a row group's table: the rows of every row group of its part."""
 
 ReadVisit = Callable[[str, Visit], pa.Table]
 """Folder and visit to compressed rows, as :func:`read_visit` gives them."""
@@ -102,32 +112,51 @@ class SliceBatch:
     z: NDArray[np.int32]
 
 
+@dataclass(frozen=True, slots=True)
+class _OpenPart:
+    """A Parquet file, what counts the bytes read of it, and the rows of each of its row groups."""
+
+    file: pq.ParquetFile
+    source: CountedFile
+    groups: tuple[int, ...]
+
+
 class _OpenParts(threading.local):
     """The Parquet files that a thread has open, the oldest closed first."""
 
     def __init__(self) -> None:
-        self._files: OrderedDict[str, pq.ParquetFile] = OrderedDict()
+        self._files: OrderedDict[str, _OpenPart] = OrderedDict()
 
-    def get(self, path: str, visit: Visit) -> pq.ParquetFile:
-        """The open file at ``path``; its size and schema were checked when it was opened."""
-        key = f"{path}:{_stamp(path)}:{visit.bytes}"
-        file = self._files.pop(key, None)
-        if file is None:
-            fs, inner = storage.filesystem(path)
-            source = pa.memory_map(inner) if not storage.is_remote(path) else fs.open_input_file(inner)
-            size = int(source.size())
-            if visit.bytes not in (0, size):
-                raise ShardError(
-                    f"{visit.part} has {size} bytes, the manifest says {visit.bytes}.", mend="Run segray ingest again."
-                )
-            file = pq.ParquetFile(source, pre_buffer=False)
-            check_schema(file.schema_arrow, visit.part)
-            if HOLLOW in (file.schema_arrow.metadata or {}):
-                raise ShardError(f"{visit.part} holds no pixels.", mend="Run segray ingest to write shards that do.")
-        self._files[key] = file
+    def get(self, path: str, visit: Visit) -> _OpenPart:
+        """The open file at ``path``; its size, schema and content were checked when it was opened."""
+        key = f"{path}:{_stamp(path)}:{visit.bytes}:{visit.content}"
+        part = self._files.pop(key, None) or _open(path, visit)
+        self._files[key] = part
         while len(self._files) > OPEN_FILES:
             self._files.popitem(last=False)
-        return file
+        return part
+
+
+def _open(path: str, visit: Visit) -> _OpenPart:
+    fs, inner = storage.filesystem(path)
+    remote = storage.is_remote(path)
+    source = fs.open_input_file(inner) if remote else pa.memory_map(inner)
+    size = int(source.size())
+    if visit.bytes not in (0, size):
+        raise ShardError(
+            f"{visit.part} has {size} bytes, the manifest says {visit.bytes}.", mend="Run segray ingest again."
+        )
+    counted = CountedFile(source)
+    # From a store the columns of a row group come in one request instead of one each.
+    file = pq.ParquetFile(pa.PythonFile(counted, mode="r"), pre_buffer=remote)
+    check_schema(file.schema_arrow, visit.part)
+    metadata = file.schema_arrow.metadata or {}
+    if HOLLOW in metadata:
+        raise ShardError(f"{visit.part} holds no pixels.", mend="Run segray ingest to write shards that do.")
+    if visit.content and content_of(metadata) != visit.content:
+        raise ShardError(f"{visit.part} holds other rows than the manifest says.", mend="Run segray ingest again.")
+    groups = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+    return _OpenPart(file, counted, tuple(groups))
 
 
 _PARTS = _OpenParts()
@@ -138,22 +167,86 @@ def _stamp(path: str) -> int:
     return 0 if storage.is_remote(path) else os.stat(path).st_mtime_ns
 
 
-def read_visit(folder: str, visit: Visit) -> pa.Table:
+def read_visit(folder: str, visit: Visit, cache: ShardCache | None = None) -> pa.Table:
     """The compressed rows of a visit, columns :data:`PIXEL_COLUMNS` and those of :mod:`segray.shards.beside`.
 
-    Raises ShardError where the part is damaged.
+    What it reads of the part itself, not of the cache, is counted in the :mod:`segray.shards.tally`.
+
+    Args:
+        folder: the shard folder.
+        visit: what to read.
+        cache: keeps the row groups that are read, and has those that were.
+
+    Raises:
+        ShardError: the part is damaged.
     """
-    path = storage.join(storage.absolute(folder), visit.part)
-    try:
-        file = _PARTS.get(path, visit)
-        table = file.read_row_group(visit.group, columns=PIXEL_COLUMNS, use_threads=False)
-        if visit.rows != tuple(range(table.num_rows)):
-            table = table.take(list(visit.rows))
+    group = _group_reader(folder, visit, cache)
+    with _damage_named(visit):
+        whole = group(visit.group, PIXEL_COLUMNS)
+        table = whole if visit.rows == tuple(range(whole.num_rows)) else whole.take(list(visit.rows))
         if visit.beside:
-            table = _with_neighbours(file, visit, table)
+            table = _with_neighbours(table, whole, visit, group)
+    return table.replace_schema_metadata(None)
+
+
+@contextmanager
+def _damage_named(visit: Visit) -> Iterator[None]:
+    """What pyarrow says of a part, as a ShardError that names it."""
+    try:
+        yield
     except (OSError, pa.ArrowException, IndexError, UnicodeDecodeError) as error:
         raise ShardError(f"{visit.part} cannot be read ({error}).", mend="Run segray ingest again.") from error
-    return table
+
+
+ReadGroup = Callable[[int, list[str]], pa.Table]
+"""Number of a row group and columns to its rows."""
+
+
+def _group_reader(folder: str, visit: Visit, cache: ShardCache | None) -> ReadGroup:
+    """What reads row groups of the part of a visit."""
+    path = storage.join(storage.absolute(folder), visit.part)
+
+    def fetch(number: int, columns: list[str]) -> pa.Table:
+        part = _PARTS.get(path, visit)
+        try:
+            table = part.file.read_row_group(number, columns=columns, use_threads=False)
+        finally:
+            count(part.source.taken())
+        return table.replace_schema_metadata({GROUPS: json.dumps(part.groups)})
+
+    def from_cache(number: int, columns: list[str]) -> pa.Table:
+        if cache is None:
+            return fetch(number, columns)
+        table = cache.table(_identity(path, visit, number), lambda: fetch(number, CACHED_COLUMNS), _is_whole)
+        return table.select(columns)
+
+    return from_cache
+
+
+def _is_whole(table: pa.Table) -> bool:
+    """Whether all pixels fit their checksums: a part that is mended has the identity of the damaged one."""
+    for batch in table.to_batches():
+        for name in ("image", "labels"):
+            told = batch.column(f"{name}_crc").to_pylist()
+            found = [None if data is None else checksum(data) for data in _views(batch.column(name))]
+            if found != told:
+                return False
+    return True
+
+
+def _identity(path: str, visit: Visit, number: int) -> list[str | int]:
+    """What tells a row group from all others: by its content, wherever it lies.
+
+    Parts of an older segray do not tell their content: those are known by address and time, for which the storage is
+    asked each time.
+    """
+    content = visit.content
+    if not content:
+        # Imported where it is needed: a reading process has no other use for the room of formats.
+        from segray.formats.folder import file_state
+
+        content = f"{path}:{file_state(path)}"
+    return [visit.part, visit.bytes, content, number]
 
 
 LOST = -1
@@ -171,12 +264,16 @@ def lost_rows(visit: Visit) -> pa.Table:
     return pa.table(columns)
 
 
-def _with_neighbours(file: pq.ParquetFile, visit: Visit, table: pa.Table) -> pa.Table:
-    sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+def _with_neighbours(table: pa.Table, whole: pa.Table, visit: Visit, group: ReadGroup) -> pa.Table:
+    """``table``, rows of the row group ``whole``, with the slices beside them out of that and others of the part."""
+    sizes = json.loads(whole.schema.metadata[GROUPS])
     rows = np.array(visit.rows, dtype=np.int64) + sum(sizes[: visit.group])
     near = neighbours_of(rows, sum(sizes), visit.beside)
     groups = groups_of(near, sizes)
-    source = file.read_row_groups(list(groups), columns=["image", "image_crc"], use_threads=False)
+    columns = ["image", "image_crc"]
+    source = pa.concat_tables(
+        [whole.select(columns) if number == visit.group else group(number, columns) for number in groups]
+    )
     return with_neighbours(table, source, near - sum(sizes[: groups[0]]))
 
 
@@ -423,7 +520,14 @@ def decode_groups(stream: Iterator[CompressedSlice], batch_size: int, threads: i
 
 
 def read_case_volume(
-    folder: str, index: SliceIndex, case_id: str, z0: int = 0, z1: int | None = None, *, threads: int = 1
+    folder: str,
+    index: SliceIndex,
+    case_id: str,
+    z0: int = 0,
+    z1: int | None = None,
+    *,
+    threads: int = 1,
+    cache: ShardCache | None = None,
 ) -> tuple[Volume, Volume]:
     """A 3D block, or a 2.5D stack, of a case: images and labels (z, H, W) for slices z0 to z1 (exclusive).
 
@@ -433,8 +537,23 @@ def read_case_volume(
     number = next((position for position, part in enumerate(index.parts) if part.case_id == case_id), -1)
     mine = index.part == number
     wanted = np.flatnonzero(mine & (index.z >= z0) & (index.z < (index.part.size if z1 is None else z1)))
-    rows = [one for visit in index.visits(wanted) for one in slices_of(read_visit(folder, visit))]
+    rows = [one for visit in index.visits(wanted) for one in slices_of(read_visit(folder, visit, cache))]
     if not rows:
         raise ShardError(f"The case {case_id} has no slices {z0} to {z1}.")
     batch = decode_batch(rows, threads)
     return batch.images, batch.labels
+
+
+def case_spacing(
+    folder: str, index: SliceIndex, case_id: str, cache: ShardCache | None = None
+) -> tuple[float, float, float]:
+    """The (z, y, x) spacing in mm of a case's slices. Raises ShardError where the case has none, or is damaged."""
+    number = next((position for position, part in enumerate(index.parts) if part.case_id == case_id), -1)
+    mine = np.flatnonzero(index.part == number)
+    if not len(mine):
+        raise ShardError(f"The case {case_id} has no slices.")
+    visit = index.visits(mine)[0]
+    with _damage_named(visit):
+        rows = _group_reader(folder, visit, cache)(visit.group, ["spacing"])
+        z, y, x = rows.column("spacing")[0].as_py()
+    return float(z), float(y), float(x)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+
 import pyarrow as pa
 
 from segray.shards import ShardError
@@ -55,6 +58,9 @@ PIXEL_COLUMNS = [
 INDEX_COLUMNS = ["z", "present", "foreground"]
 """What sampling needs without touching pixels."""
 
+META = b"segray"
+"""The key in the footer of a part of its facts, as JSON."""
+
 HOLLOW = b"segray.hollow"
 """The key in the footer of a part that leaves its pixels out."""
 
@@ -66,3 +72,11 @@ def check_schema(found: pa.Schema, name: str) -> None:
     """
     if not found.remove_metadata().equals(pa.schema(ROW)):
         raise ShardError(f"{name} is no part of segray's shards: its columns differ.", mend="Run segray ingest again.")
+
+
+def content_of(metadata: Mapping[bytes, bytes]) -> str:
+    """The checksum of a part's rows by its footer; "" where it tells none."""
+    try:
+        return str(json.loads(metadata[META])["content"])
+    except (KeyError, ValueError, TypeError, RecursionError):
+        return ""

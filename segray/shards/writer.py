@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,9 +18,7 @@ from segray.case import Volume
 from segray.shards import ShardError
 from segray.shards.codec import DTYPES, Codec, checksum, encode_slices
 from segray.shards.manifest import CaseIntensity
-from segray.shards.schema import HOLLOW, PIXEL_COLUMNS, ROW, check_schema
-
-META = b"segray"
+from segray.shards.schema import HOLLOW, META, PIXEL_COLUMNS, ROW, check_schema
 
 PLAIN = {"compression": "none", "use_dictionary": False, "write_statistics": False, "write_page_checksum": True}
 """Pixels are compressed already. The pages' own checksums guard the light columns when the index is built."""
@@ -86,6 +85,7 @@ class PartFacts:
     notes: list[str]
     intensity: Sequence[CaseIntensity]
     hollow: Hollow | None = None
+    content: str = ""
 
 
 def part_name(case_id: str) -> str:
@@ -122,6 +122,7 @@ def write_part(
         "intensity": [_intensity_to_dict(channel) for channel in case.intensity],
     }
     groups = list(_groups(case, rows_per_group, codec, level))
+    facts["content"] = _content(groups)
     hollow = None if origin is None else Hollow(origin, sum(map(_leave_out, groups)))
     metadata = {META: facts} if hollow is None else {META: facts, HOLLOW: asdict(hollow)}
     schema = ROW.with_metadata({key: json.dumps(value).encode("utf-8") for key, value in metadata.items()})
@@ -142,7 +143,17 @@ def write_part(
         case.notes,
         case.intensity,
         hollow,
+        str(facts["content"]),
     )
+
+
+def _content(groups: Sequence[Mapping[str, Sequence[Any]]]) -> str:
+    """32 hex digits of all that the row groups hold; of the pixels their checksums."""
+    digest = hashlib.sha256()
+    for columns in groups:
+        light = [[name, *columns[name]] for name in ROW.names if name not in ("image", "labels")]
+        digest.update(json.dumps(light, default=float).encode("utf-8"))
+    return digest.hexdigest()[:32]
 
 
 def _leave_out(columns: dict[str, list[Any]]) -> int:

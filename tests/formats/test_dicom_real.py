@@ -67,3 +67,14 @@ def test_a_mask_of_a_real_series_as_dicom_seg(shared_data: Path, tmp_path: Path)
     path = str(tmp_path / "m.dcm")
     formats.write_mask(path, case.labels, case.geometry, discovery.label_map, discovery.cases[0])
     assert np.array_equal(formats.read_mask(path)[0], case.labels)
+
+
+def test_a_mask_of_a_real_series_as_rtstruct(shared_data: Path, tmp_path: Path) -> None:
+    folder = shared_data / "dicom_rtstruct_lung" / "dicom"
+    discovery = formats.discover(str(folder), IngestConfig())
+    source, label_map = discovery.cases[0], discovery.label_map
+    assert label_map is not None
+    case = formats.read_case(source, label_map)
+    assert case.labels is not None
+    place = formats.write_output("rtstruct", str(tmp_path), case.labels, case.geometry, label_map, source)
+    assert np.array_equal(formats.read_mask(str(tmp_path / place), case.geometry)[0], case.labels)

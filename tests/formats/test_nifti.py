@@ -308,3 +308,21 @@ def test_mask_can_be_written_plain(tmp_path: Path) -> None:
     formats.write_mask(str(tmp_path / "m.nii"), labels, geometry)
     assert (tmp_path / "m.nii").stat().st_size == 352 + 60
     assert np.array_equal(formats.read_mask(str(tmp_path / "m.nii"), geometry)[0], labels)
+
+
+@pytest.mark.parametrize("codes", ["LPS", "RAS", "LAS", "AIL", "SRP"])
+@pytest.mark.parametrize("suffix", ["nii", "nii.gz"])
+def test_masks_that_threads_pack_in_spans(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codes: str, suffix: str
+) -> None:
+    monkeypatch.setattr("segray.formats.nifti_voxels.SPAN_BYTES", 400)
+    monkeypatch.setattr("segray.formats.nifti_voxels.SLAB_BYTES", 300)
+    monkeypatch.setattr("segray.formats.nifti_voxels.WRITTEN_PLANES", 2)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(4))
+    geometry = Geometry(affine_of(codes), (16, 9, 13))
+    for dtype in (np.uint8, np.uint16):
+        labels = np.random.default_rng(3).integers(0, 200, geometry.size).astype(dtype)
+        labels[2:5] = 0
+        path = str(tmp_path / f"m.{suffix}")
+        formats.write_mask(path, labels, geometry)
+        assert np.array_equal(np.asarray(nib.load(path).dataobj), geometry.from_lps(labels))

@@ -14,7 +14,7 @@ TURNS = [(order, flips) for order in itertools.permutations(range(3)) for flips 
 
 
 @pytest.mark.parametrize(("order", "flips"), TURNS)
-@pytest.mark.parametrize("shape", [(3, 70, 5), (40, 33, 65), (1, 2, 1)])
+@pytest.mark.parametrize("shape", [(3, 70, 5), (40, 33, 65), (1, 2, 1), (5, 8, 16)])
 def test_copy_equals_numpys(order: tuple[int, ...], flips: tuple[int, ...], shape: tuple[int, ...]) -> None:
     volume = np.random.default_rng(0).integers(0, 200, shape).astype(np.uint8)
     view = volume.transpose(order)[tuple(slice(None, None, flip) for flip in flips)]

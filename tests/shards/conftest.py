@@ -59,7 +59,17 @@ def make_folder(tmp_path: Path) -> MakeFolder:
         cases = {name: make_case(name, count, number) for number, (name, count) in enumerate(slices.items())}
         facts = [write_part(folder, case, rows_per_group=rows_per_group) for case in cases.values()]
         parts = [
-            PartEntry(f.case_id, f.case_id, (splits or {}).get(f.case_id, "train"), f.file, f.bytes, f.slices, "p", "r")
+            PartEntry(
+                f.case_id,
+                f.case_id,
+                (splits or {}).get(f.case_id, "train"),
+                f.file,
+                f.bytes,
+                f.slices,
+                "p",
+                "r",
+                content=f.content,
+            )
             for f in facts
         ]
         stats = pool_intensity([f.intensity[0] for f in facts])

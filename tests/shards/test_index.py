@@ -32,11 +32,11 @@ def test_the_index_knows_every_slice(folder: Folder) -> None:
 
 
 def test_visits_of_cases_come_in_the_order_asked_for(folder: Folder) -> None:
-    sizes = {part.file: part.bytes for part in folder.manifest.parts}
+    parts = {part.case_id: part for part in folder.manifest.parts}
     assert folder.index.visits_of(["c", "b"]) == [
-        Visit("part-c.parquet", 0, (0,), sizes["part-c.parquet"]),
-        Visit("part-b.parquet", 0, (0, 1, 2, 3), sizes["part-b.parquet"]),
-        Visit("part-b.parquet", 1, (0, 1, 2), sizes["part-b.parquet"]),
+        Visit("part-c.parquet", 0, (0,), parts["c"].bytes, content=parts["c"].content),
+        Visit("part-b.parquet", 0, (0, 1, 2, 3), parts["b"].bytes, content=parts["b"].content),
+        Visit("part-b.parquet", 1, (0, 1, 2), parts["b"].bytes, content=parts["b"].content),
     ]
 
 
