@@ -26,7 +26,10 @@ class ForwardPass:
         fused: True where activations are part of the convolutions (CPU only).
     """
 
-    def __init__(self, network: SegmentationNet, device: torch.device, precision: Precision) -> None:
+    def __init__(
+        self, network: SegmentationNet, device: torch.device, precision: Precision, *, fuse: bool = True
+    ) -> None:
+        """Fold, cast and move a copy of the network; ``fuse=False`` leaves activations to a compiler."""
         folded = fold_batch_norm(network).to(device)
         units = [unit for unit in folded.modules() if isinstance(unit, ConvUnit)]
         is_folded = bool(units) and all(isinstance(unit.norm, nn.Identity) for unit in units)
@@ -35,7 +38,8 @@ class ForwardPass:
             folded = folded.to(DTYPES[resolved])
         self._format = channels_last(network.space.axes)
         self.network: nn.Module = folded.to(memory_format=self._format)  # type: ignore[call-overload]
-        self.fused = is_folded and _fuses(device, resolved) and all(type(unit.activation) in _FUSED for unit in units)
+        fusible = all(type(unit.activation) in _FUSED for unit in units)
+        self.fused = fuse and is_folded and fusible and _fuses(device, resolved)
         if self.fused:
             _fuse(self.network)
         self._device = device

@@ -1,4 +1,4 @@
-"""Logits of a whole case from a 3D net, by overlapping patches, a few slices in memory at a time."""
+"""Logits by overlapping windows: of a case from a 3D net, a few slices in memory at a time; of large slices."""
 
 from __future__ import annotations
 
@@ -16,18 +16,28 @@ OVERLAP = 0.5
 SPREAD = 1 / 8
 """Standard deviation of a patch's weights, as a share of its side."""
 
+ACTIVATION_BYTES = 12
+"""Bytes a pixel and channel at full resolution while a U-Net sees a slice, in 16 bits: the widest skip, what is joined
+to it, both together, and the outputs of two convolutions. Measured at 2048x2048, 32 channels: 453 bytes a pixel."""
+
+WHOLE_SLICE = 2**30
+"""Bytes of activations in 16 bits, twice as many in float32, up to which a slice is seen as a whole."""
+
+OWN_WINDOW = 512
+"""Side of the windows of a slice that is larger, where none is told; a multiple of every net's stride."""
+
 Forward = Callable[[Tensor], Tensor]
-"""(1, c, D, h, w) to logits (1, L, D, h, w)."""
+"""(n, c, [D], h, w) to logits (n, L, [D], h, w)."""
 
 ReadSlices = Callable[[int, int], Tensor]
 """The normalised slices from one place to another, exclusive: (c, k, H, W)."""
 
 
-def patch_starts(side: int, patch: int) -> list[int]:
-    """Where patches begin along a side: evenly, with at least :data:`OVERLAP`, from one end to the other."""
+def patch_starts(side: int, patch: int, overlap: float = OVERLAP) -> list[int]:
+    """Where patches begin along a side: evenly, from one end to the other, with at least that share in common."""
     if side <= patch:
         return [0]
-    steps = math.ceil((side - patch) / (patch * (1 - OVERLAP)))
+    steps = math.ceil((side - patch) / max(patch * (1 - overlap), 1))
     return [round(number * (side - patch) / steps) for number in range(steps + 1)]
 
 
@@ -46,8 +56,66 @@ def patch_weights(patch: tuple[int, int, int]) -> Tensor:
     return (z[:, None, None] * y[:, None] * x).clamp(min=1e-3)
 
 
+def slice_window(canvas: tuple[int, int], told: tuple[int, int] | None, width: int) -> tuple[int, int]:
+    """The window in which a net of slices sees a canvas.
+
+    Args:
+        canvas: (H, W).
+        told: ``predict.window``; 0, or more than there is, is the whole side. None: the whole canvas, or where its
+            activations would take more than :data:`WHOLE_SLICE`, windows of :data:`OWN_WINDOW`. It depends on neither
+            device nor arithmetic, so that a case has the same mask everywhere.
+        width: channels of the net at full resolution.
+
+    Returns:
+        (h, w), at most the canvas.
+    """
+    height, columns = canvas
+    if told is not None:
+        return min(told[0] or height, height), min(told[1] or columns, columns)
+    if ACTIVATION_BYTES * width * height * columns <= WHOLE_SLICE:
+        return canvas
+    return min(OWN_WINDOW, height), min(OWN_WINDOW, columns)
+
+
+class WindowedForward:
+    """A forward pass over slices by overlapping windows, averaged with :func:`patch_weights`.
+
+    At once in memory are the activations of a window, and the sums of the logits of whole slices in float32.
+    """
+
+    def __init__(self, forward: Forward, told: tuple[int, int] | None, width: int, overlap: float = OVERLAP) -> None:
+        """``told`` and ``width`` are those of :func:`slice_window`; ``overlap`` that of :func:`patch_starts`."""
+        self._forward, self._told, self._width, self._overlap = forward, told, width, overlap
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(n, C, H, W) to logits (n, L, H, W) in channels_last; slices in a single window get the pass itself."""
+        height, width = images.shape[-2:]
+        rows, columns = slice_window((height, width), self._told, self._width)
+        if (rows, columns) == (height, width):
+            return self._forward(images)
+        starts = (patch_starts(height, rows, self._overlap), patch_starts(width, columns, self._overlap))
+        weights = patch_weights((1, rows, columns))[0].to(images.device)
+        seen = torch.zeros(height, width, device=images.device)
+        total: Tensor | None = None
+        for y, x in product(*starts):
+            here = (..., slice(y, y + rows), slice(x, x + columns))
+            logits = self._forward(images[here]).float()
+            if total is None:
+                size = (len(images), logits.shape[1], height, width)
+                total = torch.empty(size, device=images.device, memory_format=torch.channels_last).zero_()
+            total[here].addcmul_(logits, weights)
+            seen[here] += weights
+        if total is None:
+            raise ValueError("slices without pixels")
+        return total.div_(seen)
+
+
 def volume_logits(
-    forward: Forward, read: ReadSlices, shape: tuple[int, int, int], patch: tuple[int, int, int]
+    forward: Forward,
+    read: ReadSlices,
+    shape: tuple[int, int, int],
+    patch: tuple[int, int, int],
+    overlap: float = OVERLAP,
 ) -> Iterator[Tensor]:
     """Logits of all slices of a case, in their order.
 
@@ -60,14 +128,15 @@ def volume_logits(
         read: the slices.
         shape: (Z, H, W) of the case on the canvas.
         patch: (D, h, w); in-plane 0, or more than there is, is the whole canvas.
+        overlap: the share of a side that neighbouring patches have in common at least, 0 to below 1.
 
     Yields:
         (k, L, H, W) float32, in all Z slices.
     """
     count, height, width = shape
     deep, rows, columns = patch[0], min(patch[1] or height, height), min(patch[2] or width, width)
-    tiles = list(product(patch_starts(height, rows), patch_starts(width, columns)))
-    starts = patch_starts(count, deep)
+    tiles = list(product(patch_starts(height, rows, overlap), patch_starts(width, columns, overlap)))
+    starts = patch_starts(count, deep, overlap)
     if len(starts) == len(tiles) == 1:
         below = max(deep - count, 0) // 2
         yield _by_slices(forward(_around(read(0, count), deep, below)[None])[0, :, below : below + count])

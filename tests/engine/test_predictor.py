@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from segray.case import LabelMap, voxel_statistics
 from segray.config import NetConfig, PredictConfig
-from segray.engine.predictor import Predictor, choose_device, labels_of_scores
+from segray.engine.predictor import Predictor, choose_device
+from segray.engine.scores import labels_of_scores
 from segray.errors import CaseError, UsageError
 from segray.grid import Grid, Placement, fill_value, plan_prediction
 from segray.nets.bundle import Bundle, load_bundle, save_bundle
@@ -146,7 +147,7 @@ def test_seconds_and_warm_up(tmp_path: Path) -> None:
     assert predictor.last_seconds["total"] == 0
     predictor.predict(_voxels(2, 20, 20), SPACING)
     seconds = predictor.last_seconds
-    assert set(seconds) == {"place", "forward", "labels", "total"}
+    assert set(seconds) == {"place", "forward", "labels", "postprocess", "total"}
     assert 0 < seconds["forward"] < seconds["total"]
 
 

@@ -1,4 +1,4 @@
-"""A case by overlapping 3D patches: every voxel once, in order, averaged with weights."""
+"""A case by overlapping 3D patches, a slice by overlapping windows: every voxel once, in order, averaged by weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from segray.engine.windows import patch_starts, patch_weights, volume_logits
+from segray.engine.windows import WindowedForward, patch_starts, patch_weights, slice_window, volume_logits
 
 
 def test_patches_go_from_end_to_end_and_overlap_by_half() -> None:
@@ -68,3 +68,73 @@ def test_slices_are_given_as_soon_as_they_are_done() -> None:
     next(found)
     assert read == [(0, 10)]
     assert sum(map(len, found)) + 5 == 100
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.1, 0.25, 0.5, 0.75, 0.99])
+def test_patches_of_any_overlap_leave_no_gap(overlap: float) -> None:
+    for patch in (1, 4, 7, 16):
+        for side in range(1, 70):
+            starts = patch_starts(side, patch, overlap)
+            assert starts[0] == 0
+            assert starts[-1] == max(side - patch, 0)
+            assert all(0 < after - one <= patch for one, after in pairwise(starts))
+    assert patch_starts(64, 16, 0.0) == [0, 16, 32, 48]
+    assert patch_starts(64, 16, 0.25) == [0, 12, 24, 36, 48]
+
+
+def test_less_overlap_means_fewer_patches_and_the_same_voxels() -> None:
+    volume, calls = torch.randn(1, 20, 16, 16), []
+
+    def forward(images: Tensor) -> Tensor:
+        calls.append(images.shape)
+        return images * 3
+
+    for overlap, patches in ((0.0, 3 * 2 * 2), (0.5, 4 * 3 * 3)):
+        calls.clear()
+        found = volume_logits(forward, lambda a, b: volume[:, a:b], (20, 16, 16), (8, 8, 8), overlap)
+        torch.testing.assert_close(torch.cat(list(found)).transpose(0, 1), volume * 3)
+        assert len(calls) == patches
+
+
+@pytest.mark.parametrize("window", [(16, 16), (16, 0), (0, 32), (48, 16)])
+@pytest.mark.parametrize("overlap", [0.0, 0.5])
+def test_windows_of_a_net_that_sees_one_pixel_give_its_own_logits(window: tuple[int, int], overlap: float) -> None:
+    images = torch.randn(3, 2, 48, 80)
+
+    def forward(some: Tensor) -> Tensor:
+        assert some.shape[2:] == (min(window[0] or 48, 48), min(window[1] or 80, 80))
+        return torch.cat((some * 2, some[:, :1] - some[:, 1:]), 1)
+
+    found = WindowedForward(forward, window, 32, overlap)(images)
+    torch.testing.assert_close(found, torch.cat((images * 2, images[:, :1] - images[:, 1:]), 1))
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_pixel_in_two_windows_believes_the_nearer_middle_more() -> None:
+    calls: list[int] = []
+
+    def forward(images: Tensor) -> Tensor:
+        calls.append(len(calls))
+        return torch.full((1, 1, *images.shape[2:]), float(calls[-1]))
+
+    row = WindowedForward(forward, (0, 8), 32, 0.5)(torch.zeros(1, 1, 4, 12))[0, 0, 1]
+    assert len(calls) == 2
+    assert row[:4].eq(0).all()
+    assert row[8:].eq(1).all()
+    weights = patch_weights((1, 4, 8))[0, 1]
+    torch.testing.assert_close(row[5], weights[1] / (weights[1] + weights[5]))
+
+
+def test_a_slice_in_one_window_is_the_pass_itself() -> None:
+    given = torch.randn(2, 1, 16, 16)
+    for window in ((16, 16), (0, 0), (64, 64), None):
+        assert WindowedForward(lambda images: images, window, 32)(given) is given
+
+
+def test_windows_that_nobody_told_are_for_slices_whose_activations_are_large() -> None:
+    assert slice_window((1536, 1536), None, 32) == (1536, 1536)
+    assert slice_window((2048, 2048), None, 32) == (512, 512)
+    assert slice_window((2048, 2048), None, 8) == (2048, 2048)
+    assert slice_window((256, 16384), None, 32) == (256, 512)
+    assert slice_window((2048, 2048), (0, 0), 32) == (2048, 2048)
+    assert slice_window((100, 64), (64, 128), 32) == (64, 64)

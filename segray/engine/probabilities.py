@@ -1,0 +1,38 @@
+"""Probabilities of labels, and their mean over several members: mirrors, or networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Listener(Protocol):
+    """What is told of a mean while it is made."""
+
+    def member(self, found: Tensor) -> None:
+        """(n, L, ...) probabilities of the next member, which must not be kept: the sum is made in their place."""
+
+    def mean(self, found: Tensor) -> None:
+        """(n, L, ...) mean of the probabilities of all members since the last mean."""
+
+
+def probabilities(logits: Tensor, *, overlapping: bool) -> Tensor:
+    """Logits (n, L, ...) to float32 probabilities: each label's own where they overlap, else summing to 1 over L."""
+    return torch.sigmoid(logits.float()) if overlapping else torch.softmax(logits.float(), 1)
+
+
+def mean_probabilities(members: Iterable[Tensor], listener: Listener | None = None) -> Tensor:
+    """The mean of the (n, L, ...) float32 probabilities of one member or more, made in the first one's memory."""
+    total, count = torch.zeros(()), 0
+    for found in members:
+        if listener is not None:
+            listener.member(found)
+        total = total.add_(found) if count else found
+        count += 1
+    total.div_(count)
+    if listener is not None:
+        listener.mean(total)
+    return total
