@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import PurePosixPath
@@ -48,7 +47,7 @@ def render(diagnosis: Diagnosis, sheet: bytes = b"") -> str:
     """The page, with the contact sheet (PNG) inside."""
     name = PurePosixPath(diagnosis.source).name or diagnosis.source
     looked = f"{len(diagnosis.reports)} cases examined in {diagnosis.seconds:.0f} s: {diagnosis.source}"
-    sheet_parts = [_embedded(sheet, "Cases with findings first, the slice with most foreground.")] if sheet else []
+    sheet_parts = [html.embedded(sheet, "Cases with findings first, the slice with most foreground.")] if sheet else []
     sections = [
         ("summary", "Summary", _summary(diagnosis)),
         ("findings", "Findings", _findings(diagnosis)),
@@ -60,12 +59,6 @@ def render(diagnosis: Diagnosis, sheet: bytes = b"") -> str:
         ("cases", "Cases", _cases(diagnosis)),
     ]
     return html.document(f"segray doctor: {name}", looked, sections)
-
-
-def _embedded(png: bytes, alt: str) -> Markup:
-    data = base64.b64encode(png).decode("ascii")
-    image = f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}">'
-    return Markup(f"<figure>{image}<figcaption>{escape(alt)}</figcaption></figure>")
 
 
 def _summary(diagnosis: Diagnosis) -> list[Markup]:
@@ -119,7 +112,7 @@ def _structures(diagnosis: Diagnosis) -> list[Markup]:
 
 def _values(diagnosis: Diagnosis) -> list[Markup]:
     found = [
-        _embedded(png_bytes(histogram(kind, bins)), f"Values of the kind {kind}, all voxels of its cases.")
+        html.embedded(png_bytes(histogram(kind, bins)), f"Values of the kind {kind}, all voxels of its cases.")
         for kind, bins in diagnosis.histograms().items()
         if kind != "constant"
     ]

@@ -7,15 +7,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from segray import storage
+from segray import ledger_parts, storage
 from segray.case import LabelMap
 from segray.errors import SegrayError, UsageError
 from segray.evaluation.tables import read_csv_rows, read_table
 
 RUN_FILES = ("config.yaml", "history.json")
 """One of these makes a folder a run folder; a metrics.csv does not, since an evaluation leaves one too."""
-
-LEDGER = "ledger.jsonl"
 
 PREDICTION_FILES = ("cases.parquet", "metrics.parquet")
 """One of these makes a folder a prediction folder."""
@@ -153,7 +151,7 @@ def read_prediction(folder: str) -> PredictionFiles:
         metrics=_table(folder, "metrics.parquet"),
         label_map=LabelMap.from_json(labels) if labels else None,
         truth={case: _as_text(source) for case, source in _mapping(evaluation.get("truth")).items()},
-        sources=_sources(folder),
+        sources=ledger_parts.sources(folder),
         unmeasured={case: str(reason) for case, reason in _mapping(evaluation.get("failed")).items()},
         prediction=read_json(storage.join(folder, "prediction.json")),
     )
@@ -192,19 +190,6 @@ def _csv(folder: str, name: str) -> list[dict[str, str]]:
 def _table(folder: str, name: str) -> list[dict[str, Any]]:
     uri = storage.join(folder, name)
     return read_table(uri) if storage.exists(uri) else []
-
-
-def _sources(folder: str) -> dict[str, str]:
-    """Case id to its CaseSource as JSON; a line that a crash cut names no case."""
-    found: dict[str, str] = {}
-    for line in _text(folder, LEDGER).splitlines():
-        try:
-            row = _mapping(json.loads(line))
-        except ValueError:
-            continue
-        if isinstance(row.get("case_id"), str) and isinstance(row.get("source"), str):
-            found[row["case_id"]] = row["source"]
-    return found
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,8 +27,13 @@ nav { display: flex; flex-wrap: wrap; gap: 4px 14px; font-size: .9rem; }
 .facts dt { color: var(--soft); font-size: .8rem; } .facts dd { margin: 0; font-size: 1.25rem; font-weight: 600; }
 .scroll { overflow-x: auto; max-height: 70vh; } table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { padding: 4px 10px 4px 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
+th button { font: inherit; color: inherit; background: none; border: 0; padding: 4px 0; cursor: pointer; }
+th[aria-sort] button { color: var(--link); } th[aria-sort=ascending] button::after { content: " \\25B2"; }
+th[aria-sort=descending] button::after { content: " \\25BC"; }
 th { position: sticky; top: 0; background: var(--card); white-space: nowrap; } td.text { min-width: 9em; }
+td.long { min-width: 24em; } td.word { white-space: nowrap; }
 td.number, th.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+.plots + .plots { margin-top: 14px; }
 .plots { display: grid; grid-template-columns: 1fr; gap: 14px; }
 @media (min-width: 860px) { .plots.pairs { grid-template-columns: 1fr 1fr; } }
 figure { margin: 0; } figure img { display: block; width: 100%; height: auto; border-radius: 6px; background: #fff; }
@@ -101,6 +107,13 @@ def picture(path: str, alt: str) -> Markup:
     return Markup(f"<figure>{image}<figcaption>{escape(alt)}</figcaption></figure>")
 
 
+def embedded(png: bytes, alt: str, caption: str | None = None) -> Markup:
+    """A PNG inside the page; ``caption`` stands below it, by default what ``alt`` says."""
+    data = base64.b64encode(png).decode("ascii")
+    image = f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}">'
+    return Markup(f"<figure>{image}<figcaption>{escape(alt if caption is None else caption)}</figcaption></figure>")
+
+
 def pictures(found: Sequence[Markup], *, pairs: bool = False) -> Markup:
     """Pictures below each other; two a row on a wide screen where ``pairs``."""
     kind = "plots pairs" if pairs else "plots"
@@ -119,15 +132,18 @@ def section(name: str, title: str, parts: Sequence[Markup]) -> Markup:
     )
 
 
-def document(title: str, subtitle: str, sections: Sequence[tuple[str, str, Sequence[Markup]]]) -> str:
-    """The whole page of (name, title, parts) sections; sections without parts are left out."""
+def document(title: str, subtitle: str, sections: Sequence[tuple[str, str, Sequence[Markup]]], style: str = "") -> str:
+    """The whole page of (name, title, parts) sections; sections without parts are left out.
+
+    ``style`` is a style sheet of this page alone, below that of all.
+    """
     kept = [(name, heading, parts) for name, heading, parts in sections if parts]
     menu = "".join(f'<a href="#{escape(name)}">{escape(heading)}</a>' for name, heading, _ in kept)
     body = "".join(section(name, heading, parts).html for name, heading, parts in kept)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n"
+        f"<title>{escape(title)}</title><style>{STYLE}{style}</style></head>\n"
         f'<body><header><h1>{escape(title)}</h1><p class="soft">{escape(subtitle)}</p><nav>{menu}</nav></header>\n'
         f"<main>{body}</main></body></html>\n"
     )

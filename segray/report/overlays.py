@@ -103,6 +103,18 @@ def choose_planes(
 ) -> tuple[Plane, Plane, Plane]:
     """The axial, coronal and sagittal plane with the most foreground of the truth (of the mask without one)."""
     z, y, x = (_fullest(predicted if truth is None or not truth.any() else truth, axis) for axis in range(3))
+    return cut_planes(voxels, spacing, truth, predicted, (z, y, x))
+
+
+def cut_planes(
+    voxels: Volume,
+    spacing: tuple[float, float, float],
+    truth: Volume | None,
+    predicted: Volume,
+    at: tuple[int, int, int],
+) -> tuple[Plane, Plane, Plane]:
+    """The axial, coronal and sagittal plane through the voxel ``at`` (z, y, x); views, nothing is copied."""
+    z, y, x = at
     dz, dy, dx = spacing
     cuts: tuple[tuple[str, tuple[Any, ...], tuple[float, float], tuple[str, str]], ...] = (
         ("axial", (z,), (dy, dx), ("R", "L")),
@@ -110,8 +122,8 @@ def choose_planes(
         ("sagittal", (slice(None), slice(None), x), (dz, dy), ("A", "P")),
     )
     made = [
-        Plane(name, voxels[at], None if truth is None else truth[at], predicted[at], mm, name != "axial", sides)
-        for name, at, mm, sides in cuts
+        Plane(name, voxels[cut], None if truth is None else truth[cut], predicted[cut], mm, name != "axial", sides)
+        for name, cut, mm, sides in cuts
     ]
     return made[0], made[1], made[2]
 
@@ -119,7 +131,9 @@ def choose_planes(
 def display_window(voxels: Volume, labels: Volume) -> tuple[float, float]:
     """Lowest and highest value shown: a CT window where values fall below -300 (HU), else the 1 to 99 percentiles."""
     step = max(1, voxels.shape[0] // 32)
-    sample = np.nan_to_num(np.asarray(voxels[::step, ::2, ::2], dtype=np.float32))
+    sample = voxels[::step, ::2, ::2]
+    if sample.dtype.kind == "f":
+        sample = np.nan_to_num(np.asarray(sample, dtype=np.float32))
     if sample.size and sample.min() < -300:
         inside = sample[np.asarray(labels[::step, ::2, ::2]) > 0]
         return WIDE_WINDOW if inside.size and np.median(inside) < BODY_WINDOW[0] else BODY_WINDOW

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from segray import storage
 from segray.errors import UsageError
-from segray.evaluation.tables import case_means, mean_present, overall, summarise
+from segray.evaluation.tables import case_means, mean_present, overall, read_csv_rows, summarise
 from segray.report import curves, distributions, html, volumes
 from segray.report.cases import choose_cases, draw_cases
 from segray.report.folders import (
@@ -27,7 +27,11 @@ from segray.report.folders import (
     read_run,
 )
 from segray.report.html import Cell, Markup
+from segray.report.review_page import PREVIEWS, REVIEW_PAGE, REVIEW_TABLE
 from segray.report.theme import save_png
+
+REVIEWED = 3
+"""Previews of the first cases of the review list."""
 
 WORST_CASES = 10
 MOST_ROWS = 300
@@ -61,9 +65,13 @@ class _Page:
 
     def link(self, text: str, target: str) -> Markup:
         """A link that is relative where page and target lie on one disk, so that both can be moved together."""
-        if storage.is_remote(self.folder) or storage.is_remote(target):
-            return html.link(text, target)
-        return html.link(text, os.path.relpath(storage.absolute(target), self.folder))
+        return html.link(text, self.target(target))
+
+    def target(self, uri: str) -> str:
+        """What a link to ``uri`` says: a relative path where page and target lie on one disk."""
+        if storage.is_remote(self.folder) or storage.is_remote(uri):
+            return uri
+        return os.path.relpath(storage.absolute(uri), self.folder)
 
 
 def write_report(folder: str, *, run: str | None = None, predictions: str | None = None) -> str:
@@ -106,6 +114,7 @@ def _render(page: _Page) -> str:
     sections = [
         ("summary", "Summary", _summary(page)),
         ("structures", "Structures", _structures(page)),
+        ("review", "Review", _review(page)),
         ("overlays", "Cases to look at", overlays),
         ("dice", "Dice and volumes", measured),
         ("training", "Training", training),
@@ -249,6 +258,24 @@ def _overlays(page: _Page) -> list[Markup]:
     page.missing += drawn.problems
     found = [html.picture(f"plots/{name}", f"{case.case_id}: {case.why}") for case, name in drawn.pictures]
     return [html.pictures(found)] if found else []
+
+
+def _review(page: _Page) -> list[Markup]:
+    """The list of cases to look at first, where there is one, with the previews of the first few."""
+    if page.prediction is None or not storage.exists(storage.join(page.prediction.folder, REVIEW_PAGE)):
+        return []
+    home = page.prediction.folder
+    listed = page.link("The ranked list", storage.join(home, REVIEW_PAGE)).html
+    table = storage.join(home, REVIEW_TABLE)
+    rows = read_csv_rows(table) if storage.exists(table) else []
+    pictures = set(storage.names(storage.join(home, PREVIEWS), ".png"))
+    shown = [
+        html.picture(page.target(storage.join(home, PREVIEWS, name)), f"{row['case_id']}: {row.get('reasons', '')}")
+        for row in rows[:REVIEWED]
+        if (name := f"{row.get('case_id')}.png") in pictures
+    ]
+    told = Markup(f"<p>{listed} says which cases to look at first, and why.</p>")
+    return [told, *([html.pictures(shown)] if shown else [])]
 
 
 def _worst(page: _Page) -> list[Markup]:

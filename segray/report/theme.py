@@ -77,12 +77,13 @@ def list_structures(axes: Axes, names: Sequence[str]) -> None:
     axes.set_ylim(len(names) - 0.4, -0.6)
 
 
-def logarithmic(axes: Axes, sides: Literal["x", "both"]) -> None:
+def logarithmic(axes: Axes, sides: Literal["x", "y", "both"]) -> None:
     """Make the axes logarithmic with plain numbers (1, 10, 100) instead of powers."""
-    axes.set_xscale("log")
-    if sides == "both":
+    if sides != "y":
+        axes.set_xscale("log")
+    if sides != "x":
         axes.set_yscale("log")
-    for axis in (axes.xaxis, axes.yaxis)[: 1 if sides == "x" else 2]:
+    for axis in {"x": (axes.xaxis,), "y": (axes.yaxis,), "both": (axes.xaxis, axes.yaxis)}[sides]:
         axis.set_major_formatter(LogFormatter())
         axis.set_minor_formatter(LogFormatter(minor_thresholds=(1.0, 0.4)))
     axes.tick_params(which="minor", labelsize=7, colors=INK)

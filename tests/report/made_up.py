@@ -94,7 +94,7 @@ def write_predictions(folder: Path, names: Sequence[str], cases: Sequence[str], 
         row = {"case_id": case_id, "status": "ok", "reason": "", "image": str(image), "mask": f"masks/{case_id}.nii.gz"}
         ledger.append(json.dumps({**row, "source": CaseSource(case_id, str(image)).to_json()}))
         times = {"seconds_read": 0.1, "seconds_predict": 1.0 + seed, "seconds_write": 0.1}
-        found = structure_statistics(voxels, predicted, label_map.channels, grid.voxel_ml)
+        found = structure_statistics(voxels, predicted, label_map.channels, grid)
         rows.append({**row, **times, **found.as_row(label_map)})
         counts = count_pair(true, predicted, label_map.channels)
         metrics += case_rows(case_id, counts, label_map, grid.voxel_ml, true.size)

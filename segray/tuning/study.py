@@ -1,0 +1,369 @@
+"""The Optuna study of a sweep, in a storage that outlives the driver."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from segray import storage
+from segray.config import TuneConfig
+from segray.errors import SegrayError, UsageError
+from segray.outage import waiting
+from segray.tuning.records import Objective, State, TrialRecord
+
+NAME = "segray"
+SQLITE = "sqlite"
+MEMORY = "memory"
+"""The constraint that a trial breaks whose net or batch did not fit into memory."""
+
+SETTINGS, REASON, LOST, OTHER, BEGAN, HOST, RUN = "settings", "reason", "lost", "other", "began", "host", "run"
+WORST = 1e9
+"""Cost of an infeasible trial, which the sampler ranks behind all others by its constraint, not by this."""
+
+Draw = Callable[[Trial], Mapping[str, Any]]
+
+
+def objectives_of(config: TuneConfig) -> list[Objective]:
+    """The objectives of a sweep, in their order."""
+    return [Objective(name) for name in config.objectives]
+
+
+def storage_url(config: TuneConfig, folder: str) -> str:
+    """Where the study lies: an address of a database, or a path that ends in ``.db`` or ``.journal``.
+
+    Raises:
+        UsageError: the address holds a password, or the sweep's folder lies in an object store.
+    """
+    if storage.is_remote(folder):
+        raise UsageError(
+            f"A sweep cannot lie in an object store, as {folder} is one.",
+            mend="Name a folder on a disk that all nodes share; the shards may lie in the object store.",
+        )
+    if config.storage and config.storage != SQLITE:
+        if urlsplit(config.storage).password:
+            raise UsageError(
+                "tune.storage holds a password, which would lie in config.yaml.",
+                mend="Leave it out of the address; PostgreSQL takes it from PGPASSWORD or ~/.pgpass.",
+            )
+        return config.storage
+    return storage.join(folder, "study.db" if config.storage == SQLITE else "study.journal")
+
+
+class PatientJournal(JournalFileBackend):
+    """A journal that waits for a disk that is away, as :mod:`segray.outage` has it."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append entries."""
+        waiting(lambda: super(PatientJournal, self).append_logs(logs))
+
+
+def open_storage(url: str) -> BaseStorage:
+    """The storage at an address or a path. Raises SegrayError where it cannot be opened."""
+    try:
+        if url.endswith(".journal"):
+            return JournalStorage(PatientJournal(url))
+        return RDBStorage(url if "://" in url else f"sqlite:///{url}", engine_kwargs=_engine(url))
+    except Exception as error:  # any driver of SQLAlchemy raises its own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SegrayError(
+            f"The storage of the study, {url}, cannot be opened ({reason}).",
+            mend="Look at tune.storage; `pip install psycopg2-binary` for PostgreSQL.",
+        ) from error
+
+
+def _engine(url: str) -> dict[str, Any]:
+    # Somebody may look at the study, with optuna-dashboard, while the sweep writes.
+    return {} if "://" in url else {"connect_args": {"timeout": 60}}
+
+
+def build_sampler(config: TuneConfig, seed: int) -> BaseSampler:
+    """The sampler of a config; the combinations of a grid are enqueued, so that its sampler draws nothing."""
+    if config.sampler == "tpe":
+        with warnings.catch_warnings():
+            # Optuna calls `group` experimental, as it has for years.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return TPESampler(
+                n_startup_trials=config.startup_trials, multivariate=True, group=True, constant_liar=True, seed=seed
+            )
+    if config.sampler == "cmaes":
+        return CmaEsSampler(n_startup_trials=config.startup_trials, warn_independent_sampling=False, seed=seed)
+    if config.sampler == "nsga2":
+        return NSGAIISampler(population_size=max(config.startup_trials, 4), seed=seed)
+    return RandomSampler(seed=seed)
+
+
+def build_pruner(config: TuneConfig) -> BasePruner:
+    """The pruner of a config; with several objectives none, since Optuna's look at a single one."""
+    if len(config.objectives) > 1 or config.pruner == "none":
+        return NopPruner()
+    if config.pruner == "asha":
+        return SuccessiveHalvingPruner(min_resource=config.grace, reduction_factor=config.reduction)
+    return MedianPruner(n_startup_trials=min(5, config.startup_trials), n_warmup_steps=config.grace)
+
+
+class SweepStudy:
+    """Trials to ask for and to tell of, by their numbers.
+
+    One process, the driver of the sweep, writes; any other may read at the same time.
+    """
+
+    def __init__(self, config: TuneConfig, folder: str, seed: int) -> None:
+        """Open the study of the sweep in ``folder``, or begin it. Raises as :func:`open_storage`."""
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.objectives = objectives_of(config)
+        self._study = optuna.create_study(
+            storage=open_storage(storage_url(config, folder)),
+            study_name=study_name(storage_url(config, folder), folder),
+            directions=["maximize" if one.maximise else "minimize" for one in self.objectives],
+            load_if_exists=True,
+            pruner=build_pruner(config),
+        )
+        # A sampler that begins anew with the same seed would draw what was drawn already.
+        self._study.sampler = build_sampler(config, seed + len(self._trials()))
+        self._open: dict[int, Trial] = {}
+        self._told: dict[int, set[int]] = {}
+
+    @property
+    def study(self) -> optuna.Study:
+        """Optuna's own."""
+        return self._study
+
+    def enqueue(self, params: Mapping[str, Any]) -> None:
+        """Have these parameters tried before the sampler draws any."""
+        self._study.enqueue_trial(dict(params), skip_if_exists=True)
+
+    def learn_from(self, records: Iterable[FrozenTrial], source: str) -> int:
+        """Add finished trials of an earlier sweep for the sampler to learn from; how many were taken.
+
+        Trials with another number of objectives are left out; a source that was learnt from already brings none.
+        """
+        taken = 0
+        if any(one.user_attrs.get("earlier") == source for one in self._trials()):
+            return 0
+        for one in records:
+            if one.state is not TrialState.COMPLETE or len(one.values) != len(self.objectives):
+                continue
+            self._study.add_trial(
+                create_trial(
+                    values=one.values,
+                    params=one.params,
+                    distributions=one.distributions,
+                    user_attrs={"earlier": source},
+                    system_attrs={key: value for key, value in one.system_attrs.items() if "constraints" in key},
+                )
+            )
+            taken += 1
+        return taken
+
+    def ask(self, draw: Draw) -> tuple[int, dict[str, Any]]:
+        """A new trial: its number, and the settings that the space makes of what the sampler draws.
+
+        Raises what ``draw`` raises; the trial is then told as failed.
+        """
+        trial = self._study.ask()
+        return trial.number, self._draw(trial, draw)
+
+    def note(self, number: int, **facts: Any) -> None:
+        """Keep facts of a trial, such as where it runs."""
+        for name, value in facts.items():
+            self._trial(number).set_user_attr(name, value)
+
+    def report(self, number: int, epoch: int, value: float) -> bool:
+        """Keep the first objective after a validation; whether the trial should end now, since it falls behind."""
+        trial = self._trial(number)
+        if len(self.objectives) > 1:
+            curve = trial.user_attrs.get("curve", [])
+            if epoch not in {told for told, _ in curve}:
+                trial.set_user_attr("curve", [*curve, [epoch, value]])
+            return False
+        # A trial that goes on from its last checkpoint may tell an epoch again.
+        if epoch not in self._told.setdefault(number, set()):
+            self._told[number].add(epoch)
+            trial.report(value, epoch)
+        return bool(trial.should_prune())
+
+    def finish(self, number: int, values: Sequence[float], other: Mapping[str, float]) -> None:
+        """Tell the values of a finished trial. NaN, or anything else that is no number, fails it."""
+        if not all(math.isfinite(value) for value in values):
+            self.fail(number, f"an objective is no number: {list(values)}")
+            return
+        self.note(number, **{OTHER: dict(other)})
+        self._tell(number, TrialState.COMPLETE, values)
+
+    def prune(self, number: int, other: Mapping[str, float]) -> None:
+        """Tell that a trial was ended early."""
+        self.note(number, **{OTHER: dict(other)})
+        self._tell(number, TrialState.PRUNED)
+
+    def fail(self, number: int, reason: str) -> None:
+        """Tell that a trial came to nothing, which says nothing of its parameters."""
+        self.note(number, **{REASON: reason})
+        self._tell(number, TrialState.FAIL)
+
+    def lose(self, number: int, reason: str) -> None:
+        """Tell that a trial was lost with its node or driver."""
+        self.note(number, **{LOST: True})
+        self.fail(number, reason)
+
+    def out_of_memory(self, number: int, reason: str) -> None:
+        """Tell that these parameters do not fit into memory, so that the sampler keeps away from their like."""
+        self.note(number, **{REASON: reason})
+        self._trial(number).set_constraint(MEMORY, 1.0)
+        self._tell(number, TrialState.COMPLETE, [0.0 if one.maximise else WORST for one in self.objectives])
+
+    def reason(self, number: int) -> str:
+        """Why a trial failed; empty where it did not."""
+        return str(next(one for one in self._trials() if one.number == number).user_attrs.get(REASON, ""))
+
+    def unfinished(self, draw: Draw) -> list[tuple[int, dict[str, Any]]]:
+        """Number and settings of the trials that a driver left running.
+
+        One that it had not drawn to its end is drawn on: what was suggested already is suggested again. A trial whose
+        ``draw`` raises is told as failed.
+        """
+        found = []
+        for one in self._trials((TrialState.RUNNING,)):
+            if SETTINGS in one.user_attrs:
+                found.append((one.number, dict(one.user_attrs[SETTINGS])))
+                continue
+            with suppress(Exception):  # the reason is kept with the trial
+                found.append((one.number, self._draw(self._trial(one.number), draw)))
+        return found
+
+    def _draw(self, trial: Trial, draw: Draw) -> dict[str, Any]:
+        self._open[trial.number] = trial
+        try:
+            settings = dict(draw(trial))
+        except Exception as error:
+            self.fail(trial.number, str(error))
+            raise
+        trial.set_user_attr(SETTINGS, settings)
+        return settings
+
+    def next_number(self) -> int:
+        """The number that the next trial to be enqueued or drawn will have."""
+        return len(self._trials())
+
+    def begun(self) -> int:
+        """Trials of this sweep that were drawn, running and lost ones too."""
+        return sum("earlier" not in one.user_attrs for one in self._trials(_ALL_BUT_WAITING))
+
+    def waiting(self) -> int:
+        """Trials that are enqueued and were not drawn yet."""
+        return len(self._trials((TrialState.WAITING,)))
+
+    def records(self) -> list[TrialRecord]:
+        """The trials of this sweep, without those of earlier ones."""
+        return [_record(one, len(self.objectives)) for one in self._trials() if "earlier" not in one.user_attrs]
+
+    def finished_trials(self) -> list[FrozenTrial]:
+        """Optuna's finished trials, those of earlier sweeps too."""
+        return self._trials((TrialState.COMPLETE,))
+
+    def _trials(self, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False, states=states)
+
+    def _trial(self, number: int) -> Trial:
+        if number not in self._open:
+            found = next(one for one in self._trials((TrialState.RUNNING,)) if one.number == number)
+            self._open[number] = Trial(self._study, found._trial_id)
+            self._told[number] = set(found.intermediate_values)
+        return self._open[number]
+
+    def _tell(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
+        trial = self._trial(number)
+        if state is not TrialState.FAIL and MEMORY not in trial.constraints:
+            trial.set_constraint(MEMORY, 0.0)
+        self._study.tell(trial, None if values is None else list(values), state)
+        del self._open[number]
+        self._told.pop(number, None)
+
+
+_ALL_BUT_WAITING = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+_STATES: dict[TrialState, State] = {
+    TrialState.WAITING: "waiting",
+    TrialState.RUNNING: "running",
+    TrialState.COMPLETE: "finished",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+
+
+def study_name(url: str, folder: str) -> str:
+    """The name of a sweep's study: a database may hold those of many; a file moves with its folder."""
+    return f"{NAME} {folder}" if "://" in url else NAME
+
+
+def read_trials(config: TuneConfig, folder: str) -> list[FrozenTrial]:
+    """Optuna's trials of the sweep in ``folder``. Raises SegrayError where its storage holds none."""
+    url = storage_url(config, folder)
+    if "://" in url or storage.exists(url):
+        held = open_storage(url)
+        name = study_name(url, folder)
+        if name in optuna.get_all_study_names(held):
+            return optuna.load_study(study_name=name, storage=held).get_trials(deepcopy=False)
+    raise SegrayError(f"{folder} holds no study of a sweep.", mend="Name the folder of a sweep.")
+
+
+def _record(one: FrozenTrial, objectives: int) -> TrialRecord:
+    attrs = one.user_attrs
+    infeasible = one.constraints.get(MEMORY, 0.0) > 0
+    curve = attrs.get("curve") if objectives > 1 else sorted(one.intermediate_values.items())
+    began = attrs.get(BEGAN) or (one.datetime_start.timestamp() if one.datetime_start else None)
+    state = "lost" if attrs.get(LOST) else "failed" if infeasible else _STATES[one.state]
+    return TrialRecord(
+        number=one.number,
+        state=state,
+        params=dict(one.params),
+        settings=dict(attrs.get(SETTINGS, {})),
+        values=tuple(one.values) if one.state is TrialState.COMPLETE and not infeasible else None,
+        curve=tuple((int(epoch), float(value)) for epoch, value in curve or ()),
+        began=began,
+        ended=one.datetime_complete.timestamp() if one.datetime_complete else None,
+        host=str(attrs.get(HOST, "")),
+        run=str(attrs.get(RUN, "")),
+        reason=str(attrs.get(REASON, "")),
+        infeasible=infeasible,
+        other=dict(attrs.get(OTHER, {})),
+    )
+
+
+def importances_of(study: optuna.Study) -> dict[str, float]:
+    """The share of each parameter in the variance of the first objective, by fANOVA (Hutter et al. 2014).
+
+    {} where too few trials tell of it, or all have the same value. Parameters that not every trial has are left out,
+    as fANOVA needs them all.
+    """
+    finished = [one for one in study.get_trials(deepcopy=False) if one.state is TrialState.COMPLETE and _sound(one)]
+    if len(finished) < 4 or len({one.values[0] for one in finished}) < 2:
+        return {}
+    shared = set.intersection(*(set(one.params) for one in finished))
+    varied = sorted(name for name in shared if len({repr(one.params[name]) for one in finished}) > 1)
+    if not varied:
+        return {}
+    clean = optuna.create_study(direction=study.directions[0])
+    clean.add_trials([_only(one, varied) for one in finished])
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    return dict(optuna.importance.get_param_importances(clean, evaluator=evaluator, params=varied))
+
+
+def _sound(one: FrozenTrial) -> bool:
+    return one.constraints.get(MEMORY, 0.0) <= 0
+
+
+def _only(one: FrozenTrial, names: Sequence[str]) -> FrozenTrial:
+    distributions: dict[str, BaseDistribution] = {name: one.distributions[name] for name in names}
+    params = {name: one.params[name] for name in names}
+    return create_trial(value=one.values[0], params=params, distributions=distributions)

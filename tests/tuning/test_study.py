@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import Trial
+
+from segray.config import TuneConfig, load_config
+from segray.errors import SegrayError, UsageError
+from segray.tuning.study import MEMORY, SweepStudy, importances_of, read_trials, storage_url
+
+
+def _config(*settings: str) -> TuneConfig:
+    return load_config(None, [f"tune.{setting}" for setting in settings]).tune
+
+
+def _draw(trial: Trial) -> dict[str, Any]:
+    kind = trial.suggest_categorical("kind", ["a", "b"])
+    rate = trial.suggest_float("optim.lr", 1e-4, 1e-1, log=True)
+    return {"optim.lr": rate} | ({"loss.focal_gamma": trial.suggest_float("gamma", 0, 4)} if kind == "b" else {})
+
+
+def test_a_study_goes_on_where_a_killed_driver_left_it(tmp_path: Path) -> None:
+    config = _config("pruner=none")
+    first = SweepStudy(config, str(tmp_path), 0)
+    drawn = [first.ask(_draw) for _ in range(4)]
+    first.report(0, 1, 0.5)
+    first.finish(0, [0.6], {"epochs": 3.0})
+    first.fail(1, "no finite loss")
+    first.report(2, 1, 0.4)
+    again = SweepStudy(config, str(tmp_path), 0)
+    assert again.unfinished(_draw) == drawn[2:]
+    again.report(2, 2, 0.45)
+    again.finish(2, [0.45], {})
+    records = again.records()
+    assert [one.state for one in records] == ["finished", "failed", "finished", "running"]
+    assert records[2].curve == ((1, 0.4), (2, 0.45))
+    assert records[0].settings == drawn[0][1]
+    assert (records[0].values, records[0].other) == ((0.6,), {"epochs": 3.0})
+    assert records[1].reason == "no finite loss"
+    assert again.begun() == 4
+    assert again.ask(_draw)[1] not in [settings for _, settings in drawn], "the sampler began anew with the same seed"
+
+
+@pytest.mark.parametrize("settings", [(), ("storage=sqlite",)])
+def test_a_study_moves_with_its_folder(tmp_path: Path, settings: tuple[str, ...]) -> None:
+    (tmp_path / "old").mkdir()
+    study = SweepStudy(_config(*settings), str(tmp_path / "old"), 0)
+    number, _ = study.ask(_draw)
+    study.finish(number, [0.5], {})
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert [one.values for one in SweepStudy(_config(*settings), str(tmp_path / "new"), 0).records()] == [(0.5,)]
+
+
+def test_a_trial_that_was_half_drawn_is_drawn_on(tmp_path: Path) -> None:
+    study = SweepStudy(_config(), str(tmp_path), 0)
+    kind = study.study.ask().suggest_categorical("kind", ["a", "b"])
+    again = SweepStudy(_config(), str(tmp_path), 0)
+    ((number, settings),) = again.unfinished(_draw)
+    assert number == 0
+    assert ("loss.focal_gamma" in settings) == (kind == "b")
+    assert again.unfinished(_draw) == [(number, settings)]
+    again.finish(number, [0.5], {})
+    (record,) = SweepStudy(_config(), str(tmp_path), 0).records()
+    assert (record.state, record.params["kind"], record.settings) == ("finished", kind, settings)
+
+
+def test_a_half_drawn_trial_whose_space_raises_now_has_failed(tmp_path: Path) -> None:
+    SweepStudy(_config(), str(tmp_path), 0).study.ask()
+
+    def broken(_trial: Trial) -> dict[str, Any]:
+        raise ValueError("no such column")
+
+    again = SweepStudy(_config(), str(tmp_path), 0)
+    assert again.unfinished(broken) == []
+    assert [(one.state, one.reason) for one in again.records()] == [("failed", "no such column")]
+
+
+def test_a_space_that_raises_fails_its_trial(tmp_path: Path) -> None:
+    study = SweepStudy(_config(), str(tmp_path), 0)
+
+    def broken(trial: Trial) -> dict[str, Any]:
+        raise UsageError("nothing to draw")
+
+    with pytest.raises(UsageError, match="nothing to draw"):
+        study.ask(broken)
+    assert [(one.state, one.reason) for one in study.records()] == [("failed", "nothing to draw")]
+
+
+def test_out_of_memory_is_told_as_infeasible(tmp_path: Path) -> None:
+    study = SweepStudy(_config("sampler=tpe", "startup_trials=5"), str(tmp_path), 1)
+
+    def draw(trial: Trial) -> dict[str, Any]:
+        return {"width": trial.suggest_float("width", 0, 1)}
+
+    for _ in range(40):
+        number, settings = study.ask(draw)
+        if settings["width"] > 0.5:
+            study.out_of_memory(number, "too wide")
+        else:
+            study.finish(number, [-((settings["width"] - 0.3) ** 2)], {})
+    wide = [one.infeasible for one in study.records()]
+    assert sum(wide[20:]) < sum(wide[:20]), "the sampler goes on to draw what does not fit"
+    one = next(one for one in study.records() if one.infeasible)
+    assert (one.state, one.values, one.reason) == ("failed", None, "too wide")
+    assert study.study.trials[one.number].constraints == {MEMORY: 1.0}
+    assert study.study.best_value <= 0, "the best is the value of a trial that did not fit"
+
+
+@pytest.mark.parametrize("pruner", ["asha", "median"])
+def test_a_trial_that_falls_behind_should_end(tmp_path: Path, pruner: str) -> None:
+    study = SweepStudy(_config(f"pruner={pruner}", "grace=2", "startup_trials=5"), str(tmp_path), 0)
+    for quality in (0.9, 0.8, 0.85, 0.87, 0.82, 0.86):
+        number, _ = study.ask(_draw)
+        ended = False
+        for epoch in range(1, 7):
+            ended = ended or study.report(number, epoch, quality * epoch / 6)
+        study.finish(number, [quality], {})
+    number, _ = study.ask(_draw)
+    said = [study.report(number, epoch, 0.1 * epoch / 6) for epoch in range(1, 4)]
+    assert said[0] is False, "every trial may train its epochs of grace"
+    assert any(said[1:])
+    study.prune(number, {"epochs": 2.0})
+    assert study.records()[-1].state == "pruned"
+
+
+def test_no_number_is_no_value(tmp_path: Path) -> None:
+    study = SweepStudy(_config(), str(tmp_path), 0)
+    number, _ = study.ask(_draw)
+    study.finish(number, [math.nan], {})
+    assert [(one.state, one.values) for one in study.records()] == [("failed", None)]
+
+
+def test_several_objectives_keep_curves_and_prune_nothing(tmp_path: Path) -> None:
+    study = SweepStudy(_config("sampler=nsga2", "objectives=[val_dice,parameters]"), str(tmp_path), 0)
+    assert [one.maximise for one in study.objectives] == [True, False]
+    number, _ = study.ask(_draw)
+    assert study.report(number, 1, 0.2) is False
+    assert study.report(number, 2, 0.1) is False
+    study.finish(number, [0.1, 3.5], {})
+    (record,) = study.records()
+    assert (record.values, record.curve) == ((0.1, 3.5), ((1, 0.2), (2, 0.1)))
+
+
+def test_earlier_sweeps_are_learnt_from_and_not_counted(tmp_path: Path) -> None:
+    config = _config()
+    old = SweepStudy(config, str(tmp_path / "old"), 0) if (tmp_path / "old").mkdir() is None else None
+    assert old is not None
+    for _ in range(5):
+        number, settings = old.ask(_draw)
+        old.finish(number, [settings["optim.lr"]], {})
+    old.ask(_draw)
+    (tmp_path / "new").mkdir()
+    new = SweepStudy(config, str(tmp_path / "new"), 0)
+    assert new.learn_from(read_trials(config, str(tmp_path / "old")), "old") == 5
+    assert (new.begun(), new.records()) == (0, [])
+    assert new.learn_from(read_trials(config, str(tmp_path / "old")), "old") == 0
+    assert len(new.finished_trials()) == 5
+    assert new.next_number() == 5
+
+
+def test_fixed_params_come_first(tmp_path: Path) -> None:
+    study = SweepStudy(_config("sampler=grid"), str(tmp_path), 0)
+    for rate in (0.001, 0.01):
+        study.enqueue({"kind": "a", "optim.lr": rate})
+    assert study.waiting() == 2
+    assert [study.ask(_draw)[1] for _ in range(2)] == [{"optim.lr": 0.001}, {"optim.lr": 0.01}]
+    assert study.waiting() == 0
+
+
+def test_what_matters_is_found(tmp_path: Path) -> None:
+    study = SweepStudy(_config("sampler=random"), str(tmp_path), 0)
+    assert importances_of(study.study) == {}
+
+    def draw(trial: Trial) -> dict[str, Any]:
+        return {name: trial.suggest_float(name, 0, 1) for name in ("matters", "idle")}
+
+    for position in range(30):
+        number, settings = study.ask(draw)
+        if position == 7:
+            study.out_of_memory(number, "an outlier that must not count")
+        else:
+            study.finish(number, [settings["matters"]], {})
+    shares = importances_of(study.study)
+    assert shares["matters"] > 0.9
+    assert sum(shares.values()) == pytest.approx(1.0)
+
+
+def test_sqlite_will_do_as_well(tmp_path: Path) -> None:
+    config = _config("storage=sqlite")
+    number, _ = SweepStudy(config, str(tmp_path), 0).ask(_draw)
+    again = SweepStudy(config, str(tmp_path), 0)
+    assert [one for one, _ in again.unfinished(_draw)] == [number]
+    assert (tmp_path / "study.db").is_file()
+    again.finish(number, [0.5], {})
+    assert [one.value for one in read_trials(config, str(tmp_path))] == [0.5]
+
+
+def test_optuna_reads_the_study_by_itself(tmp_path: Path) -> None:
+    study = SweepStudy(_config(), str(tmp_path), 0)
+    number, _ = study.ask(_draw)
+    study.finish(number, [0.7], {})
+    held = JournalStorage(JournalFileBackend(str(tmp_path / "study.journal")))
+    (found,) = optuna.get_all_study_summaries(held)
+    assert found.n_trials == 1
+
+
+def test_places_where_no_study_can_lie(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="PGPASSWORD"):
+        storage_url(_config("storage=postgresql://me:secret@host/db"), str(tmp_path))
+    with pytest.raises(UsageError, match="s3://bucket/sweep is one"):
+        storage_url(_config(), "s3://bucket/sweep")
+    assert storage_url(_config("storage=postgresql://me@host/db"), str(tmp_path)) == "postgresql://me@host/db"
+    with pytest.raises(SegrayError, match="cannot be opened"):
+        SweepStudy(_config("storage=nonsense://host/db"), str(tmp_path), 0)
+    with pytest.raises(SegrayError, match="holds no study of a sweep"):
+        read_trials(_config(), str(tmp_path))

@@ -1,0 +1,104 @@
+"""Which augmentations a training gets, how often and how strong.
+
+For few or monotonous cases, with net, loss and optimiser settled. Augmentations that are off draw no strength. Mirrors
+are left to the config, since left and right may be different labels; so is augment.window, which only goes with
+intensity.mode=window.
+
+Cost: a trial trains the config's own net, and each step takes as much longer as its augmentations need. Strong ones pay
+late: give the trials many epochs, or weak ones look better than they are.
+
+Found here: not measured yet.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optuna.trial import BaseTrial
+
+
+def space(trial: BaseTrial) -> dict[str, Any]:
+    """Settings of a trial."""
+    return {
+        "augment.enabled": True,
+        **_spatial(trial),
+        **_elastic(trial),
+        **_intensity(trial),
+        **_blurred(trial),
+        **_cutout(trial),
+        **_mixup(trial),
+    }
+
+
+def _spatial(trial: BaseTrial) -> dict[str, Any]:
+    probability = trial.suggest_float("augment.spatial", 0.0, 1.0, step=0.1)
+    if probability == 0:
+        return {"augment.spatial": 0.0}
+    smallest = trial.suggest_float("augment.scale.0 (smallest)", 0.6, 1.0)
+    largest = trial.suggest_float("augment.scale.1 (largest)", 1.0, 1.6)
+    return {
+        "augment.spatial": probability,
+        "augment.rotate": trial.suggest_float("augment.rotate", 0.0, 45.0),
+        "augment.scale": [smallest, largest],
+        "augment.shift": trial.suggest_float("augment.shift", 0.0, 0.2),
+    }
+
+
+def _elastic(trial: BaseTrial) -> dict[str, Any]:
+    probability = trial.suggest_float("augment.elastic", 0.0, 0.5, step=0.1)
+    if probability == 0:
+        return {"augment.elastic": 0.0}
+    spacing = trial.suggest_float("augment.elastic_spacing", 16.0, 64.0)
+    # A share of the spacing: from 0.48 of it on a slice would fold over itself, which segray refuses.
+    share = trial.suggest_float("elastic shift (of the spacing)", 0.05, 0.45, step=0.05)
+    return {
+        "augment.elastic": probability,
+        "augment.elastic_spacing": spacing,
+        "augment.elastic_shift": share * spacing,
+    }
+
+
+def _intensity(trial: BaseTrial) -> dict[str, Any]:
+    probability = trial.suggest_float("augment.intensity", 0.0, 1.0, step=0.1)
+    if probability == 0:
+        return {"augment.intensity": 0.0}
+    return {
+        "augment.intensity": probability,
+        "augment.brightness": trial.suggest_float("augment.brightness", 0.0, 0.3),
+        "augment.contrast": trial.suggest_float("augment.contrast", 0.0, 0.5),
+        "augment.gamma": trial.suggest_float("augment.gamma", 0.0, 0.5),
+        "augment.noise": trial.suggest_float("augment.noise", 0.0, 0.15),
+    }
+
+
+def _blurred(trial: BaseTrial) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    settings["augment.blur"] = trial.suggest_float("augment.blur", 0.0, 0.5, step=0.1)
+    if settings["augment.blur"] > 0:
+        settings["augment.blur_sd"] = [0.5, trial.suggest_float("augment.blur_sd.1 (highest)", 0.5, 2.0)]
+    settings["augment.low_resolution"] = trial.suggest_float("augment.low_resolution", 0.0, 0.5, step=0.1)
+    if settings["augment.low_resolution"] > 0:
+        most = trial.suggest_float("augment.low_resolution_factor.1 (highest)", 1.0, 4.0)
+        settings["augment.low_resolution_factor"] = [1.0, most]
+    return settings
+
+
+def _cutout(trial: BaseTrial) -> dict[str, Any]:
+    probability = trial.suggest_float("augment.cutout", 0.0, 0.5, step=0.1)
+    if probability == 0:
+        return {"augment.cutout": 0.0}
+    return {
+        "augment.cutout": probability,
+        "augment.cutout_count": trial.suggest_int("augment.cutout_count", 1, 4),
+        "augment.cutout_size": [0.1, trial.suggest_float("augment.cutout_size.1 (largest)", 0.1, 0.4)],
+    }
+
+
+def _mixup(trial: BaseTrial) -> dict[str, Any]:
+    probability = trial.suggest_float("augment.mixup", 0.0, 0.5, step=0.1)
+    if probability == 0:
+        return {"augment.mixup": 0.0}
+    return {
+        "augment.mixup": probability,
+        "augment.mixup_alpha": trial.suggest_float("augment.mixup_alpha", 0.1, 1.0, log=True),
+    }

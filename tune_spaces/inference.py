@@ -1,0 +1,42 @@
+"""How a trained bundle predicts: mirrors, thresholds, cleaning; nothing is trained.
+
+For a bundle that is good already, on the validation cases of the shards that it was trained on. Try it with the bundle
+in `tune.bundle`: `segray tune my.yaml --space tune_spaces/inference.py --set tune.bundle=runs/one`, then predict with
+`--config best.yaml`. With few validation cases choose what is better by much: what is better by a hair is luck.
+
+Thresholds need names: write those of your structures into STRUCTURES. Mirrors help where the training mirrored along
+the same axis (augment.flip_x and so on); elsewhere they do harm.
+
+Cost: a trial predicts all validation cases once; an axis in `predict.mirror` doubles its time.
+
+Found here: not measured yet.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optuna.trial import BaseTrial
+
+STRUCTURES: tuple[str, ...] = ()
+"""Structures whose threshold is searched."""
+
+MIRRORS = {"none": [], "x": ["x"], "y": ["y"], "xy": ["x", "y"]}
+
+
+def space(trial: BaseTrial) -> dict[str, Any]:
+    """Settings of a trial."""
+    settings: dict[str, Any] = {
+        "predict.mirror": MIRRORS[trial.suggest_categorical("mirror", list(MIRRORS))],
+        "predict.largest_component": ["all"] if trial.suggest_categorical("largest_component", [False, True]) else [],
+        "predict.fill_holes": ["all"] if trial.suggest_categorical("fill_holes", [False, True]) else [],
+        "predict.smallest_ml": _smallest(trial),
+    }
+    thresholds = {name: trial.suggest_float(f"threshold {name}", 0.2, 0.8) for name in STRUCTURES}
+    return settings | ({"predict.threshold": thresholds} if thresholds else {})
+
+
+def _smallest(trial: BaseTrial) -> dict[str, float]:
+    if not trial.suggest_categorical("remove_small", [False, True]):
+        return {}
+    return {"all": trial.suggest_float("smallest_ml", 0.01, 10.0, log=True)}
