@@ -12,17 +12,24 @@ Item = TypeVar("Item")
 SMALLEST_CLASS = 512 * MIB
 
 
-def memory_classes(items: Sequence[Item], bytes_of: Callable[[Item], int]) -> list[tuple[int, list[Item]]]:
+def memory_classes(
+    items: Sequence[Item], bytes_of: Callable[[Item], int], *, beside: int = 0
+) -> list[tuple[int, list[Item]]]:
     """Group ``items`` into classes of memory that double, the largest first.
 
     Every task of a class declares the class's memory to Ray (``memory=``), so a small case waits for no
     memory that only a large one needs. A class never declares more than the largest node has: such a task
     would wait for ever.
 
+    Args:
+        items: in any order.
+        bytes_of: bytes that an item needs.
+        beside: bytes that something else on each node holds meanwhile.
+
     Returns:
         (bytes to declare, items, largest first) for each class.
     """
-    ceiling = memory_ceiling()
+    ceiling = memory_ceiling() - beside
     classes: dict[int, list[Item]] = {}
     for item in sorted(items, key=bytes_of, reverse=True):
         classes.setdefault(min(class_of(bytes_of(item)), ceiling), []).append(item)

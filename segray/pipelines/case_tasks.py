@@ -6,7 +6,7 @@ stage, starts a task some 50 ms after another has ended: as long as a small case
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
@@ -14,6 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from segray import privacy
 from segray.formats.source import CaseSource
 from segray.pipelines.admission import class_of, memory_ceiling
 from segray.pipelines.failures import reason_for
@@ -44,12 +45,14 @@ class Done(Generic[Item, Result]):
 
 def run_tasks(
     function: Callable[..., Result],
-    items: Sequence[Item],
+    items: Iterable[Item],
     shared: Sequence[Any] = (),
     *,
     argument: Callable[[Item], Any],
     cpus: float = 1.0,
+    gpus: float = 0.0,
     memory: Callable[[Item], int] = lambda _: 0,
+    retries: int = 3,
 ) -> Iterator[Done[Item, Result]]:
     """``function(argument(item), *shared)`` for every item, in parallel, in the order in which they end.
 
@@ -58,13 +61,15 @@ def run_tasks(
 
     Args:
         function: known by its name on all nodes.
-        items: begun in this order.
+        items: begun in this order; asked for one by one, as there is room.
         shared: what every task gets; brought to each node once.
         argument: what a task gets of its item.
         cpus: that a task declares.
+        gpus: that a task declares.
         memory: bytes that the task of an item declares; 0: none.
+        retries: how often Ray tries a task again whose worker or node died.
     """
-    task = ray.remote(function)
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus or None, max_retries=retries)(privacy.discreet(function))
     common = [ray.put(each) for each in shared]
     room = max(4, int(WAITING_A_CPU * sum(node.cpus for node in nodes()) / cpus))
     left = iter(items)
@@ -72,7 +77,7 @@ def run_tasks(
     try:
         while True:
             for item in islice(left, room - len(waiting)):
-                options = task.options(num_cpus=cpus, memory=memory(item) or None)
+                options = task.options(memory=memory(item) or None)
                 waiting[options.remote(argument(item), *common)] = item
             if not waiting:
                 return

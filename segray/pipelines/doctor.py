@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from segray import formats, storage
+from segray import formats, privacy, storage
 from segray.case import LabelMap
 from segray.config import Config, IngestConfig
 from segray.doctor.cost import Machine, estimate
@@ -60,7 +60,7 @@ def doctor(
         UsageError: nothing is there that could be a case, or settings that do not fit the folder.
     """
     begin = time.monotonic()
-    config = config or Config()
+    config = privacy.with_privacy(config or Config(), out)
     found = formats.discover(source, config.ingest)
     labelled = any(case.has_labels for case in found.cases)
     findings = _of_discovery(found, labelled=labelled)

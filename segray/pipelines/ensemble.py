@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from segray.engine.predictor import check_alike
 from segray.nets.bundle import Bundle, find_bundles, load_bundle
@@ -51,8 +52,15 @@ class Ensemble:
         """The folders of the bundles that predict a case."""
         if len(self.bundles) == 1 or self.wanted not in HELD_OUT:
             return self.folders
-        pairs = zip(self.folders, self.bundles, strict=True)
-        return tuple(folder for folder, bundle in pairs if case_id in bundle.split.get(self.wanted, ()))
+        return tuple(folder for folder, held in zip(self.folders, self._held_out, strict=True) if case_id in held)
+
+    @cached_property
+    def _held_out(self) -> list[frozenset[str]]:
+        return [frozenset(bundle.split.get(self.wanted, ())) for bundle in self.bundles]
+
+    def at(self, folders: Sequence[str]) -> list[Bundle]:
+        """The bundles in some of the folders."""
+        return [bundle for folder, bundle in zip(self.folders, self.bundles, strict=True) if folder in folders]
 
     @property
     def split(self) -> dict[str, list[str]]:

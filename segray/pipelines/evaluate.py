@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import ray
 
-from segray import formats, storage
+from segray import formats, privacy, storage
 from segray.case import LabelMap
 from segray.config import Config, IngestConfig
 from segray.errors import CaseError, UsageError
@@ -19,12 +18,11 @@ from segray.evaluation.metrics import case_rows, pooled_accuracy
 from segray.evaluation.patients import patient_means, patient_rows
 from segray.evaluation.tables import overall, summarise, write_table
 from segray.formats.source import CaseSource, Discovery
+from segray.pipelines.case_watch import CaseWatch, Watcher
 from segray.pipelines.failures import reason_for
 from segray.pipelines.ledger import Ledger
 from segray.pipelines.predict import PREDICTION
 from segray.pipelines.runtime import ray_session
-
-Watcher = Callable[[dict[str, Any], int, int], None]
 
 EVALUATION = "evaluation.json"
 CASES_A_TASK = 2
@@ -64,23 +62,24 @@ def evaluate(
     Raises:
         UsageError: no masks there, or none of their cases is in ``truth``.
     """
-    config = config or Config()
     folder = storage.absolute(predictions)
+    there = storage.exists(storage.join(folder, "label_map.json"))
+    config = privacy.with_privacy(config or Config(), folder if there else None)
     pairs, label_map, notes = _pairs(folder, truth, config)
     rows: list[dict[str, Any]] = []
     failed: list[tuple[str, str]] = []
-    with ray_session(config.ray):
-        masks = {row["case_id"]: row["mask"] for row in Ledger(folder).rows if row["status"] == "ok"}
+    with ray_session(config.ray), CaseWatch(folder, "evaluate", watcher) as watch:
+        watch.note(f"evaluate: {len(pairs)} cases against {truth}")
+        masks = {case_id: entry.mask for case_id, entry in Ledger(folder).entries.items() if entry.done}
         items = [{"source": source.to_json(), "mask": masks[source.case_id]} for source in pairs]
         dataset = ray.data.from_items(items, override_num_blocks=max(1, len(items) // CASES_A_TASK)).map(
-            measure_row, fn_args=(folder, label_map.to_json()), num_cpus=EVALUATE_TASK_CPUS
+            privacy.discreet(measure_row), fn_args=(folder, label_map.to_json()), num_cpus=EVALUATE_TASK_CPUS
         )
         for done, found in enumerate(dataset.iter_rows(), start=1):
             if found["reason"]:
                 failed.append((found["case_id"], found["reason"]))
             rows += json.loads(found["rows"])
-            if watcher is not None:
-                watcher(found, done, len(items))
+            watch(found, done, len(items))
     rows.sort(key=lambda row: row["case_id"])
     return _close(folder, storage.absolute(truth), pairs, notes, rows, sorted(failed))
 
@@ -89,7 +88,7 @@ def _pairs(folder: str, truth: str, config: Config) -> tuple[list[CaseSource], L
     if not storage.exists(storage.join(folder, "label_map.json")):
         raise UsageError(f"{folder} is no prediction folder.", mend="Write one by `segray predict`.")
     label_map = LabelMap.from_json(storage.read_text(storage.join(folder, "label_map.json")))
-    done = {row["case_id"] for row in Ledger(folder).rows if row["status"] == "ok"}
+    done = {case_id for case_id, entry in Ledger(folder).entries.items() if entry.done}
     discovery = formats.discover(truth, _as_predicted(config.ingest, label_map))
     labelled = {case.case_id: case for case in discovery.cases if case.has_labels}
     found = done & labelled.keys()

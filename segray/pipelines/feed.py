@@ -15,8 +15,9 @@ from segray.pipelines.admission import memory_at_most
 from segray.pipelines.live import visit_reader
 from segray.pipelines.pace import SlowBreath
 from segray.pipelines.runtime import MIB
-from segray.pipelines.stream import LIVE_TASK_BYTES, VISITS_A_PASS, Span, spans_of, stream_tables
+from segray.pipelines.stream import LIVE_TASK_BYTES, TASK_BYTES, VISITS_A_PASS, Span, read_span, spans_of, stream_tables
 from segray.shards import ShardError
+from segray.shards.cache import shard_cache
 from segray.shards.index import SliceIndex, Visit
 from segray.shards.order import batch_sizes, epoch_slices, plan_epoch, split_visits, steps_of_epoch
 from segray.shards.reader import CompressedSlice, Mixer, SliceBatch, decode_batch, slices_of
@@ -29,8 +30,12 @@ from segray.shards.stacks import (
     stacks_of,
     stacks_of_epoch,
 )
+from segray.shards.tally import READ_BYTES, READ_NOTES, Tally
 
 BATCHES_AHEAD = 3
+
+DIRECT_BYTES = 4 * MIB
+"""Compressed bytes read at once where no task of Ray Data reads: a step waits for no more than that."""
 
 Item = TypeVar("Item")
 
@@ -61,6 +66,8 @@ class EpochFeed:
         world: number of workers.
         done: epochs that are finished.
         say: told of slices that are left out (``train.damaged=skip``), once each.
+        direct: read in this process, instead of by tasks of Ray Data.
+        ready: told, before each batch, how many more are decoded already.
     """
 
     def __init__(
@@ -72,7 +79,11 @@ class EpochFeed:
         world: int,
         done: int,
         say: Callable[[str], None] | None = None,
+        *,
+        direct: bool = False,
+        ready: Callable[[int], None] | None = None,
     ) -> None:
+        self._direct, self._ready = direct, ready
         self._say, self._told = say, set[str]()
         self._folder, self._index, self._config = folder, index, config
         self._rank, self._world = rank, world
@@ -84,6 +95,8 @@ class EpochFeed:
         self._rows: Iterator[CompressedSlice] = iter(())
         self._stacks: Iterator[CompressedStack] = iter(())
         self._tables: Generator[pa.Table, None, None] | None = None
+        self._read_of = visit_reader(index, shard_cache(config.train))
+        self._tally = Tally()
 
     def epoch(self, epoch: int) -> Iterator[SliceBatch]:
         """The batches of the next epoch; epochs come in their order."""
@@ -94,7 +107,8 @@ class EpochFeed:
         self._next += 1
         count = self._counts.pop(0)
         sizes = batch_sizes(count, self._steps)
-        yield from ahead(self._patches(epoch, sizes) if self._depth else self._slices(epoch, sizes), BATCHES_AHEAD)
+        batches = self._patches(epoch, sizes) if self._depth else self._slices(epoch, sizes)
+        yield from ahead(batches, BATCHES_AHEAD, self._ready)
 
     def _slices(self, epoch: int, sizes: Sequence[int]) -> Iterator[SliceBatch]:
         mixer = Mixer[CompressedSlice](self._config.train.mix_mib * MIB, (self._config.seed, epoch, self._rank))
@@ -148,16 +162,24 @@ class EpochFeed:
             self._counts.append(count)
             epoch += 1
         self.close()
-        self._tables = stream_tables(
+        self._tables = self._read(visits) if self._direct else self._stream(visits)
+        self._rows = self._rows_of(self._tables)
+        self._stacks = stacks_of(self._rows, self._depth)
+
+    def _read(self, visits: list[Visit]) -> Generator[pa.Table, None, None]:
+        spare = self._config.train.damaged == "skip"
+        for span in self._spans(visits, DIRECT_BYTES):
+            yield read_span(self._folder, span, self._read_of, spare=spare)
+
+    def _stream(self, visits: list[Visit]) -> Generator[pa.Table, None, None]:
+        return stream_tables(
             self._folder,
             self._spans(visits),
             breath=SlowBreath,
-            read=visit_reader(self._index),
+            read=self._read_of,
             memory=memory_at_most(max(part.memory for part in self._index.parts)),
             spare=self._config.train.damaged == "skip",
         )
-        self._rows = _rows_of(self._tables)
-        self._stacks = stacks_of(self._rows, self._depth)
 
     def _mine(self, epoch: int) -> tuple[Sequence[Visit], int]:
         """This worker's visits of an epoch, and the slices, or stacks, that they bring."""
@@ -173,10 +195,23 @@ class EpochFeed:
         config = self._config
         return plan_epoch(self._index, config.sampling, config.seed, epoch, together=self._index.hollow)
 
-    def _spans(self, visits: list[Visit]) -> list[Span]:
+    def _spans(self, visits: list[Visit], task_bytes: int = TASK_BYTES) -> list[Span]:
         if self._index.hollow:
             return spans_of(visits, self._bytes_a_row, LIVE_TASK_BYTES, whole=True)
-        return spans_of(visits, self._bytes_a_row)
+        return spans_of(visits, self._bytes_a_row, task_bytes)
+
+    def _rows_of(self, tables: Iterable[pa.Table]) -> Iterator[CompressedSlice]:
+        for table in tables:
+            told = zip(table[READ_BYTES].to_pylist(), table[READ_NOTES].to_pylist(), strict=True)
+            for one, (size, words) in zip(slices_of(table), told, strict=True):
+                if size or words:
+                    self._tally.add(Tally(size, words.splitlines() if words else []))
+                yield one
+
+    def taken(self) -> Tally:
+        """What reading the slices since the last call took from the shards' storage, wherever they were read."""
+        found, self._tally = self._tally, Tally()
+        return found
 
     def close(self) -> None:
         """End the execution that is under way, if there is one."""
@@ -185,19 +220,17 @@ class EpochFeed:
             self._tables = None
 
 
-def _rows_of(tables: Iterable[pa.Table]) -> Iterator[CompressedSlice]:
-    for table in tables:
-        yield from slices_of(table)
-
-
 def take(items: Iterator[Item], count: int) -> Iterator[Item]:
     """The next ``count`` items; unlike islice it leaves the rest untouched when it ends."""
     for _ in range(count):
         yield next(items)
 
 
-def ahead(items: Iterator[Item], count: int) -> Iterator[Item]:
-    """The same items, made by a thread up to ``count`` before they are asked for; its errors are raised here."""
+def ahead(items: Iterator[Item], count: int, told: Callable[[int], None] | None = None) -> Iterator[Item]:
+    """The same items, made by a thread up to ``count`` before they are asked for; its errors are raised here.
+
+    ``told`` hears how many are ready whenever one is asked for.
+    """
     ready: queue.Queue[tuple[bool, Item | BaseException | None]] = queue.Queue(count)
     stop = threading.Event()
 
@@ -223,6 +256,8 @@ def ahead(items: Iterator[Item], count: int) -> Iterator[Item]:
     thread.start()
     try:
         while True:
+            if told is not None:
+                told(ready.qsize())
             more, item = ready.get()
             if more:
                 yield item  # type: ignore[misc]

@@ -6,21 +6,23 @@ import csv
 import hashlib
 import io
 import json
+import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from segray import formats, storage
+from segray import formats, privacy, storage
 from segray.case import Case, LabelMap, channel_volumes, voxel_statistics
 from segray.config import Config
 from segray.errors import CaseError, UsageError
 from segray.formats.source import CaseSource, Discovery
 from segray.grid import Grid, fill_value, resolve_grid
 from segray.pipelines.case_tasks import run_on_cases
+from segray.pipelines.case_watch import CaseWatch, Watcher
 from segray.pipelines.failures import reason_for
 from segray.pipelines.headers import Planned, read_headers
 from segray.pipelines.runtime import MIB, ray_session
@@ -33,7 +35,6 @@ from segray.shards.writer import CaseSlices, PartFacts, part_name, read_part_fac
 FAILURES = "failures.csv"
 INGEST_TASK_CPUS = 1.0
 
-Watcher = Callable[[dict[str, Any], int, int], None]
 Failure = tuple[str, str]
 
 
@@ -104,7 +105,7 @@ def ingest(
     Raises:
         UsageError: no labelled case was found, or none could be read.
     """
-    config = config or Config()
+    config = privacy.with_privacy(config or Config(), storage.absolute(destination))
     return ingest_cases(source, formats.discover(source, config.ingest), destination, config, watcher=watcher)
 
 
@@ -116,11 +117,23 @@ def ingest_cases(
     *,
     pixels: bool = True,
     watcher: Watcher | None = None,
+    log: tuple[str, str] | None = None,
 ) -> IngestSummary:
-    """:func:`ingest` of what was discovered; without ``pixels`` the parts are hollow, and name the cases' files."""
+    """:func:`ingest` of what was discovered.
+
+    Args:
+        source: as :func:`ingest`.
+        discovery: what it holds.
+        destination: as :func:`ingest`.
+        config: as :func:`ingest`.
+        pixels: False: the parts are hollow, and name the cases' files.
+        watcher: as :func:`ingest`.
+        log: folder and id of the run that this is a part of; None: the shard folder, a run of its own.
+    """
     folder = storage.absolute(destination)
     failed = list(discovery.problems)
-    with ray_session(config.ray):
+    place, run = log or (folder, "")
+    with ray_session(config.ray), CaseWatch(place, "ingest", watcher, run=run) as watch:
         cases = [case for case in discovery.cases if case.has_labels]
         planned, broken = read_headers(cases, with_label_values=discovery.label_map is None)
         failed += [(case.case_id, reason) for case, reason in broken]
@@ -131,8 +144,13 @@ def ingest_cases(
         label_map, notes = _label_map(discovery.label_map, planned)
         label_map = replace(label_map, overlapping=config.ingest.overlap == "keep")
         recipe = replace(_recipe(config, label_map, planned), pixels=pixels)
-        facts, new, more = _make_parts(planned, recipe, folder, watcher)
+        for note in (*discovery.notes, *notes):
+            watch.note(note)
+        watch.failed(failed)
+        watch.expect(planned)
+        facts, new, more = _make_parts(planned, recipe, folder, watch)
         failed += more
+        watch.note(f"{len(facts)} cases are in the shards, {new} of them written now; {len(failed)} failed")
     if not facts:
         raise UsageError(_nothing_left(source, failed), mend="Name a folder of labelled cases.")
     manifest = _close(folder, facts, planned, recipe, label_map, config)
@@ -194,7 +212,7 @@ def _recipe(config: Config, label_map: LabelMap, planned: Sequence[Planned]) -> 
 
 
 def _make_parts(
-    planned: Sequence[Planned], recipe: Recipe, folder: str, watcher: Watcher | None
+    planned: Sequence[Planned], recipe: Recipe, folder: str, watcher: Watcher
 ) -> tuple[list[PartFacts], int, list[Failure]]:
     """The facts of all parts, kept or written; the number written; the failures."""
     facts: list[PartFacts] = []
@@ -206,9 +224,9 @@ def _make_parts(
             facts.append(made)
             written += int(row["written"])
         else:
-            failed.append((row["case_id"], row["reason"] or "The part that was written cannot be read."))
-        if watcher is not None:
-            watcher(row, done, len(planned))
+            row |= {"reason": row["reason"] or "The part that was written cannot be read."}
+            failed.append((row["case_id"], row["reason"]))
+        watcher(row, done, len(planned))
     return sorted(facts, key=lambda part: part.case_id), written, sorted(failed)
 
 
@@ -224,12 +242,13 @@ def _rows(planned: Sequence[Planned], recipe: Recipe, folder: str) -> Iterator[d
 
 def ingest_row(row: dict[str, Any], recipe: Recipe, folder: str) -> dict[str, Any]:
     """Bring the part of one case up to date; a failure is a reason in the row, never an error."""
-    source = CaseSource.from_json(row["source"])
+    source, begin = CaseSource.from_json(row["source"]), time.perf_counter()
     try:
         written, reason = ingest_case(source, recipe, folder), ""
     except Exception as error:
         written, reason = False, reason_for(error)
-    return {"case_id": source.case_id, "reason": reason, "written": written}
+    seconds = round(time.perf_counter() - begin, 4)
+    return {"case_id": source.case_id, "reason": reason, "written": written, "seconds": seconds}
 
 
 def ingest_case(source: CaseSource, recipe: Recipe, folder: str) -> bool:
@@ -321,6 +340,7 @@ def _close(
             left_out=part.hollow.bytes if part.hollow else 0,
             memory=memory.get(part.case_id, 0),
             missing=missing[part.case_id],
+            content=part.content,
         )
         for part in facts
     ]

@@ -6,21 +6,24 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from segray import formats, storage
+from segray import formats, privacy, storage
 from segray.config import Config
 from segray.errors import CaseError, UsageError
 from segray.formats.folder import file_state
 from segray.formats.source import CaseSource, Discovery
+from segray.pipelines.case_watch import Watcher
 from segray.pipelines.failures import reason_for
-from segray.pipelines.ingest import IngestSummary, Recipe, Watcher, ingest_cases, read_slices, write_failures
+from segray.pipelines.ingest import IngestSummary, Recipe, ingest_cases, read_slices, write_failures
 from segray.pipelines.run_folder import FAILURES, LIVE, RunFolder
 from segray.pipelines.runtime import MIB
 from segray.shards.beside import neighbours_of, with_neighbours
+from segray.shards.cache import ShardCache
 from segray.shards.index import SliceIndex, Visit
 from segray.shards.manifest import INDEX, MANIFEST
 from segray.shards.reader import ReadVisit, read_visit
@@ -55,6 +58,12 @@ def data_folder(config: Config) -> str:
     return plan if not holds_shards(shards) and holds_shards(plan) else shards
 
 
+def hide_names(config: Config) -> None:
+    """In a process that trains: hide what the run hides, also below the folder of cases that it reads."""
+    shards = str(config.train.shards)
+    privacy.join(config.privacy, [] if not config.privacy.hash_ids or holds_shards(shards) else [shards])
+
+
 def find_cases(config: Config) -> Discovery | None:
     """The labelled cases that ``train.shards`` holds; None where it holds shards. Raises UsageError for neither."""
     folder = str(config.train.shards)
@@ -80,7 +89,9 @@ def plan_cases(found: Discovery, config: Config, run: RunFolder, planner: Planne
     Raises UsageError where no case can be read.
     """
     plan = run.file(LIVE)
-    summary = ingest_cases(str(config.train.shards), found, plan, config, pixels=False, watcher=planner.case)
+    summary = ingest_cases(
+        str(config.train.shards), found, plan, config, pixels=False, watcher=planner.case, log=(run.path, run.run_id)
+    )
     storage.delete(storage.join(plan, FAILURES))
     write_failures(run.path, summary.failed)
     run.log(f"planned {summary.cases} cases with {summary.slices} slices; {len(summary.failed)} failed")
@@ -88,9 +99,12 @@ def plan_cases(found: Discovery, config: Config, run: RunFolder, planner: Planne
         planner.planned(summary)
 
 
-def visit_reader(index: SliceIndex) -> ReadVisit:
-    """What reads the visits of an index: from the parts, or where these are hollow from the cases' files."""
-    return read_live_visit if index.hollow else read_visit
+def visit_reader(index: SliceIndex, cache: ShardCache | None = None) -> ReadVisit:
+    """What reads the visits of an index: from the parts, or where these are hollow from the cases' files.
+
+    ``cache`` keeps what is read of parts on the node.
+    """
+    return read_live_visit if index.hollow else partial(read_visit, cache=cache)
 
 
 def read_live_visit(folder: str, visit: Visit) -> pa.Table:

@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
-import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.util.annotations import RayDeprecationWarning
 
-from segray import __version__, formats, storage
+from segray import __version__, formats, ledger_parts, privacy, storage
 from segray.config import Config, IngestConfig, PredictConfig
+from segray.engine.backends import BackendChoice
+from segray.engine.predictor import check_settings
 from segray.errors import UsageError
 from segray.formats.source import CaseSource
 from segray.nets.bundle import Bundle
-from segray.pipelines.admission import memory_classes
+from segray.outage import patient
+from segray.pipelines.admission import memory_ceiling, memory_classes
+from segray.pipelines.backend_choice import choose_backend, kept_choice
+from segray.pipelines.case_batches import SOURCES, EachRow, grouped, sources_of
+from segray.pipelines.case_outputs import check_further
+from segray.pipelines.case_watch import CaseWatch, Watcher
+from segray.pipelines.claims import Claim
+from segray.pipelines.cluster_doctor import preflight_notes
 from segray.pipelines.ensemble import Ensemble, load_ensemble
 from segray.pipelines.headers import Planned, read_headers
-from segray.pipelines.ledger import Ledger, Row, to_line
+from segray.pipelines.ledger import Ledger, to_line
+from segray.pipelines.lone_cases import TRIES, LoneCase, allow_losses, predict_lost
 from segray.pipelines.pace import paced_context
-from segray.pipelines.predict_stages import PredictStage, WriteStage, read_stage
+from segray.pipelines.predict_stages import RESULT_SCHEMA, PredictStage, WriteStage, read_stage
+from segray.pipelines.predict_todo import find_todo
+from segray.pipelines.review_list import write_review_list
 from segray.pipelines.runtime import MIB, READ_TASK_CPUS, WorkerShape, nodes, ray_session, worker_shape
+from segray.report.review_page import REVIEW_PAGE
 
-Watcher = Callable[[Row, int, int], None]
-"""Called with the row of a finished case, the number done and the number to do."""
+Say = Callable[[str], None]
+"""Called with a sentence that the user should read before the work begins."""
 
 PREDICTION = "prediction.json"
+
+RESIDENT = 512 * MIB
+"""A Predictor without its slab: torch and a net of some dozen million parameters."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +58,7 @@ class PredictSummary:
         done: cases with a mask, now or before.
         new: masks written by this call.
         failed: (case id, reason) of cases without a mask.
+        review: the page of the cases to look at first; empty where none is wanted.
     """
 
     folder: str
@@ -46,6 +66,7 @@ class PredictSummary:
     done: int
     new: int
     failed: list[tuple[str, str]]
+    review: str = ""
 
 
 def predict(
@@ -55,6 +76,7 @@ def predict(
     config: Config | None = None,
     *,
     watcher: Watcher | None = None,
+    say: Say | None = None,
 ) -> PredictSummary:
     """Write a mask for every case of ``source`` that has none yet.
 
@@ -66,33 +88,73 @@ def predict(
         destination: the prediction folder, created or gone on with.
         config: the settings, section ``predict``; None: the defaults.
         watcher: told of every finished case.
+        say: told which cases are done again and why, which are left, and who computes.
 
     Raises:
-        UsageError: no bundle, bundles that do not go together, no cases, or the folder holds the masks of another
-            bundle.
+        UsageError: no bundle, bundles or settings that do not go together, no cases, or the folder holds masks of
+            another bundle, or masks made with other settings.
+        FolderTakenError: another run works on the folder.
     """
     config = config or Config()
     folder = storage.absolute(destination)
     ensemble = load_ensemble([bundle] if isinstance(bundle, str) else bundle, config.predict.split)
+    config = privacy.with_privacy(config, folder)
     cases, problems = _cases(source, config, ensemble)
-    _claim(folder, ensemble, config)
-    ledger = Ledger(folder)
-    for case_id, reason in problems:
-        ledger.add(to_line({"case_id": case_id, "status": "failed", "reason": reason, "image": ""}))
-    todo = [case for case in cases if _is_missing(case, ledger, folder, config)]
-    new = 0
-    if todo:
-        with ray_session(config.ray):
-            for count, line in enumerate(_run(todo, ensemble, folder, config), start=1):
-                row = ledger.add(line)
-                new += row["status"] == "ok"
-                if watcher is not None:
-                    watcher(row, count, len(todo))
-    ledger.write_tables()
+    for members in dict.fromkeys(ensemble.members(case.case_id) for case in cases):
+        check_settings(ensemble.at(members), config.predict)
+    check_further(config.predict.further, cases, ensemble.first.label_map)
+    with Claim(folder, "predict") as claim, CaseWatch(folder, "predict", watcher, say) as watch:
+        _declare(folder, ensemble, config)
+        with Ledger(folder, run=claim.run, bundle_id=ensemble.identity) as ledger:
+            claim.beat = ledger.tick
+            beside = _note_problems(problems, {case.case_id for case in cases}, ledger, watch)
+            todo = find_todo(cases, ledger, folder, config.predict)
+            for note in [*beside, *todo.notes]:
+                watch.say(note)
+            with patient(), ray_session(config.ray) if todo.cases else nullcontext():
+                new = _work(todo.cases, ensemble, folder, config, ledger, claim, watch)
+                for note in write_review_list(folder, config) if ledger.write_tables() else ():
+                    watch.say(note)
+                if todo.cases:
+                    watch.note(f"{new} masks are new")
+                watch.close()
     wanted = {case.case_id for case in cases} | {case_id for case_id, _ in problems}
-    rows = [row for row in ledger.rows if row["case_id"] in wanted]
-    failed = [(row["case_id"], row["reason"]) for row in rows if row["status"] != "ok"]
-    return PredictSummary(folder, len(wanted), len(rows) - len(failed), new, failed)
+    found = {case_id: entry for case_id in sorted(wanted) if (entry := ledger.entry(case_id)) is not None}
+    failed = [(case_id, entry.reason) for case_id, entry in found.items() if not entry.done]
+    review = storage.join(folder, REVIEW_PAGE) if config.predict.review else ""
+    return PredictSummary(folder, len(wanted), len(found) - len(failed), new, failed, review)
+
+
+def _note_problems(problems: Sequence[tuple[str, str]], cases: set[str], ledger: Ledger, watch: CaseWatch) -> list[str]:
+    """Add a row for each case that cannot even be tried, unless it is there already; sentences on the others.
+
+    A problem of a case that can be tried tells of what lies beside it, such as the same scan under another ending.
+    """
+    for case_id, reason in problems:
+        entry = ledger.entry(case_id)
+        if case_id not in cases and (entry is None or entry.done or entry.reason != reason):
+            ledger.add(to_line({"case_id": case_id, "status": "failed", "reason": reason, "image": ""}))
+            watch.failed([(case_id, reason)])
+    return [f"{case_id}: {reason}" for case_id, reason in problems if case_id in cases]
+
+
+def _work(
+    cases: list[CaseSource],
+    ensemble: Ensemble,
+    folder: str,
+    config: Config,
+    ledger: Ledger,
+    claim: Claim,
+    watch: CaseWatch,
+) -> int:
+    """Predict the cases, a row each; returns the number of masks."""
+    new = 0
+    for count, line in enumerate(_run(cases, ensemble, folder, config, watch) if cases else (), start=1):
+        row = ledger.add(line)
+        new += row["status"] == "ok"
+        claim.check()
+        watch(row, count, len(cases))
+    return new
 
 
 def _as_trained(ingest: IngestConfig, bundle: Bundle) -> IngestConfig:
@@ -117,56 +179,107 @@ def _cases(source: str, config: Config, ensemble: Ensemble) -> tuple[list[CaseSo
     return cases, problems
 
 
-def _claim(folder: str, ensemble: Ensemble, config: Config) -> None:
-    """Note whose masks the folder holds; another bundle's masks are never mixed in."""
+def _declare(folder: str, ensemble: Ensemble, config: Config) -> None:
+    """Note whose masks the folder holds; those of another bundle, or of other settings, are never mixed in."""
     path = storage.join(folder, PREDICTION)
+    before: dict[str, Any] = {}
     if storage.exists(path):
-        before = json.loads(storage.read_text(path)).get("bundle_id")
-        if before != ensemble.identity and not config.predict.overwrite:
-            raise UsageError(
-                f"{folder} holds masks of another bundle ({before}).",
-                mend="Name another folder, or give --set predict.overwrite=true.",
-            )
+        before = json.loads(storage.read_text(path))
+        other = _other_masks(before, ensemble, config.predict)
+        if other and not config.predict.overwrite:
+            raise UsageError(f"{folder} holds masks {other}.", mend="Name another folder, or give --overwrite.")
+        if other:
+            # If this run is cut off, the next one must not take for its own what it has not reached.
+            ledger_parts.clear(folder)
+            before = {}
     facts = {
         "bundle_id": ensemble.identity,
         "bundle": ", ".join(ensemble.folders),
         "split": ensemble.split,
         "segray": __version__,
         "predict": config.predict.model_dump(mode="json"),
+        "backend": before.get("backend"),
     }
     storage.write_text(path, json.dumps(facts, indent=1))
     storage.write_text(storage.join(folder, "label_map.json"), ensemble.first.label_map.to_json())
 
 
-def _is_missing(case: CaseSource, ledger: Ledger, folder: str, config: Config) -> bool:
-    row = ledger.row(case.case_id)
-    if row is None or config.predict.overwrite:
-        return True
-    if row["status"] != "ok":
-        return config.predict.retry_failed
-    return not storage.exists(storage.join(folder, row["mask"])) or row.get("fingerprint") != case.fingerprint()
+def _other_masks(facts: dict[str, Any], ensemble: Ensemble, settings: PredictConfig) -> str:
+    """What sets the masks of a folder apart from those that would be made now; empty: nothing."""
+    if facts.get("bundle_id") != ensemble.identity:
+        return f"of another bundle ({facts.get('bundle_id')})"
+    # Folders from before a setting was there have its default.
+    before = PredictConfig().of_masks | facts.get("predict", {})
+    changed = [f"predict.{name}" for name, value in settings.of_masks.items() if before[name] != value]
+    return f"made with another {', '.join(changed)}" if changed else ""
 
 
-def _run(cases: list[CaseSource], ensemble: Ensemble, folder: str, config: Config) -> Iterator[str]:
+def _run(cases: list[CaseSource], ensemble: Ensemble, folder: str, config: Config, watch: CaseWatch) -> Iterator[str]:
     """Ledger lines of all cases, as they finish."""
+    for sentence in preflight_notes(config, folder):
+        watch.say(sentence)
     planned, broken = read_headers(cases)
+    watch.expect(planned)
     for source, reason in broken:
-        yield to_line({"case_id": source.case_id, "status": "failed", "reason": reason, "image": source.image})
+        row = {"case_id": source.case_id, "status": "failed", "reason": reason, "image": source.image}
+        yield to_line(row | {"source": source.to_json(), "fingerprint": source.fingerprint()})
     settings = config.predict
     count = settings.predictors or _predictors(settings.gpu)
     shape = worker_shape(count, settings.cpus_per_predictor, settings.gpu)
-    label_map = ensemble.first.label_map.to_json()
-    for members in dict.fromkeys(ensemble.members(case.source.case_id) for case in planned):
-        theirs = [case for case in planned if ensemble.members(case.source.case_id) == members]
-        for declared, group in memory_classes(theirs, bytes_needed):
-            yield from _run_class(
-                group, declared, min(count, len(group)), shape, members, label_map, folder, config.predict
-            )
+    backend = _backend(planned, ensemble, folder, config, shape, watch.say)
+    write = WriteStage(folder, ensemble.first.label_map.to_json(), settings.output, tuple(settings.further))
+    of_members: dict[tuple[str, ...], list[Planned]] = {}
+    for case in planned:
+        of_members.setdefault(ensemble.members(case.source.case_id), []).append(case)
+    resident = _resident(settings, count)
+    for members, theirs in of_members.items():
+        for declared, group in memory_classes(theirs, bytes_needed, beside=resident * _on_a_node(count)):
+            pool = _Pool(min(count, len(group)), shape, resident)
+            stage = (members, settings, shape.threads, backend.to_json())
+            left = {case.source.case_id: case for case in group}
+            for case_id, line in _run_class(group, declared, pool, stage, write):
+                left.pop(case_id, None)
+                yield line
+            if left:
+                watch.say(f"Cases that lost their worker again and again, each tried once more by itself: {len(left)}.")
+                yield from predict_lost(list(left.values()), LoneCase(stage, write), shape, declared + resident)
+
+
+def _backend(
+    planned: list[Planned], ensemble: Ensemble, folder: str, config: Config, shape: WorkerShape, say: Say
+) -> BackendChoice:
+    """Who computes, noted in ``prediction.json`` so that a later run goes on alike."""
+    path = storage.join(folder, PREDICTION)
+    facts = json.loads(storage.read_text(path))
+    members = ensemble.members(planned[0].source.case_id) if planned else ()
+    choice = choose_backend(planned, members, config.predict, shape, kept_choice(facts))
+    if choice.reason and facts["backend"] is None:
+        say(choice.reason)
+    storage.write_text(path, json.dumps(facts | {"backend": json.loads(choice.to_json())}, indent=1))
+    return choice
 
 
 def _predictors(gpu: str) -> int:
     gpus = sum(int(node.gpus) for node in nodes()) if gpu != "no" else 0
     return gpus or len(nodes())
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Predictor actors: how many, what each takes, and the bytes that each holds from case to case."""
+
+    actors: int
+    shape: WorkerShape
+    memory: int
+
+
+def _on_a_node(predictors: int) -> int:
+    return -(-predictors // len(nodes()))
+
+
+def _resident(settings: PredictConfig, predictors: int) -> int:
+    """Bytes that a Predictor declares: its nets, a slab and torch itself; all of a node at most a quarter of it."""
+    return min(2 * settings.slab_mib * MIB + RESIDENT, memory_ceiling() // (4 * _on_a_node(predictors)))
 
 
 def bytes_needed(case: Planned) -> int:
@@ -177,41 +290,45 @@ def bytes_needed(case: Planned) -> int:
 def _run_class(
     group: list[Planned],
     declared: int,
-    predictors: int,
-    shape: WorkerShape,
-    members: tuple[str, ...],
-    label_map: str,
-    folder: str,
-    config: PredictConfig,
-) -> Iterator[str]:
-    context = paced_context()
-    with DataContext.current(context):
-        items = [{"source": case.source.to_json()} for case in group]
+    pool: _Pool,
+    stage: tuple[tuple[str, ...], PredictConfig, int, str],
+    write: WriteStage,
+) -> Iterator[tuple[str, str]]:
+    """Case id and ledger line of the cases as they finish; those whose process died time and again are left out."""
+    workers = max(pool.actors, int(sum(node.cpus for node in nodes())))
+    groups = grouped(group, lambda case: case.voxel_bytes, workers=workers)
+    context = allow_losses(paced_context())
+    with DataContext.current(context), warnings.catch_warnings():
+        # Without a number of tries Ray Data 2.60 tries for ever, and it has no named argument for one.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        items = [{SOURCES: [case.source.to_json() for case in cases]} for cases in groups]
         dataset = ray.data.from_items(items, override_num_blocks=len(items))
         dataset = dataset.map_batches(
-            read_stage, batch_size=1, batch_format="pyarrow", num_cpus=READ_TASK_CPUS, memory=declared
-        )
-        dataset = dataset.map_batches(
-            PredictStage,
-            fn_constructor_args=(members, config, shape.threads),
-            compute=ActorPoolStrategy(size=predictors),
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=shape.cpus,
-            num_gpus=shape.gpus,
-        )
-        dataset = dataset.map_batches(
-            WriteStage(folder, label_map, config.output),
-            batch_size=1,
+            privacy.discreet(EachRow(read_stage, sources_of)),
+            batch_size=None,
             batch_format="pyarrow",
             num_cpus=READ_TASK_CPUS,
             memory=declared,
+            max_retries=TRIES,
+        )
+        dataset = dataset.map_batches(
+            PredictStage,
+            fn_constructor_args=stage,
+            compute=ActorPoolStrategy(size=pool.actors),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=pool.shape.cpus,
+            num_gpus=pool.shape.gpus,
+            memory=pool.memory,
+            max_task_retries=TRIES,
+        )
+        dataset = dataset.map_batches(
+            privacy.discreet(EachRow(write)),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=READ_TASK_CPUS,
+            memory=declared,
+            max_retries=TRIES,
         )
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        yield from lines_of(batch)
-
-
-def lines_of(table: pa.Table) -> list[str]:
-    """The ledger lines of a result table."""
-    lines: list[str] = table.column("row").to_pylist()
-    return lines
+        yield from zip(*(batch.column(name).to_pylist() for name in RESULT_SCHEMA.names), strict=True)

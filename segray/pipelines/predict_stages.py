@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import resource
+import json
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,12 +17,21 @@ import pyarrow as pa
 from segray import formats, storage
 from segray.case import Geometry, LabelMap, Volume, channel_volumes
 from segray.config import PredictConfig
-from segray.engine.predictor import Predictor
+from segray.engine.backends import BackendChoice
+from segray.engine.confidence import Confidence
+from segray.engine.predictor import STAGES, Predictor
+from segray.errors import CaseError
 from segray.evaluation.statistics import structure_statistics
+from segray.formats.probability_files import ProbabilityCrop
 from segray.formats.source import CaseSource
 from segray.nets.bundle import load_bundle
+from segray.outage import be_patient
+from segray.pipelines.case_batches import rows_of
+from segray.pipelines.case_outputs import Crop, PredictedCase, can_have, preview_path, structure_columns, write_further
 from segray.pipelines.failures import reason_for
 from segray.pipelines.ledger import to_line
+from segray.pipelines.peak_memory import forget_peak, peak_mib
+from segray.pipelines.structure_table import STRUCTURES
 
 Row = dict[str, Any]
 
@@ -28,6 +39,7 @@ SCHEMA = pa.schema(
     [
         ("case_id", pa.string()),
         ("source", pa.string()),
+        ("fingerprint", pa.string()),
         ("reason", pa.string()),
         ("geometry", pa.string()),
         ("notes", pa.string()),
@@ -36,12 +48,20 @@ SCHEMA = pa.schema(
         ("channels", pa.int32()),
         ("labels", pa.large_binary()),
         ("labels_dtype", pa.string()),
+        ("probabilities", pa.large_binary()),
+        ("crop", pa.string()),
+        ("confidence", pa.string()),
         ("seconds_read", pa.float64()),
         ("seconds_predict", pa.float64()),
-        ("peak_mib", pa.float64()),
+        *((f"seconds_{stage}", pa.float64()) for stage in STAGES),
+        ("peak_mib_read", pa.float64()),
+        ("peak_mib_predict", pa.float64()),
         ("host", pa.string()),
     ]
 )
+
+LARGE = ("voxels", "labels", "probabilities")
+"""The columns of arrays, which are never turned into Python objects."""
 
 RESULT_SCHEMA = pa.schema([("case_id", pa.string()), ("row", pa.string())])
 
@@ -79,7 +99,10 @@ def read_stage(table: pa.Table) -> pa.Table:
     source = CaseSource.from_json(table.column("source")[0].as_py())
     row: Row = {"case_id": source.case_id, "source": source.to_json()}
     begin = time.perf_counter()
+    forget_peak()
     try:
+        # Before it is read: a file that changes meanwhile is another one for the next run.
+        row["fingerprint"] = source.fingerprint()
         case = formats.read_image(source)
         voxels = np.ascontiguousarray(case.voxels)
         row |= {
@@ -91,33 +114,91 @@ def read_stage(table: pa.Table) -> pa.Table:
         }
     except Exception as error:
         row["reason"] = reason_for(error)
-    row["seconds_read"] = time.perf_counter() - begin
+    row |= {"seconds_read": time.perf_counter() - begin, "peak_mib_read": peak_mib()}
     return one_row(SCHEMA, row)
 
 
 class PredictStage:
-    """An actor that keeps the nets resident: rows with voxels in, rows with label indices out."""
+    """An actor that keeps the nets resident: rows with voxels in, rows with label indices out.
 
-    def __init__(self, bundles: Sequence[str], config: PredictConfig, threads: int) -> None:
-        self._predictor = Predictor([load_bundle(bundle) for bundle in bundles], config, threads=threads)
+    Small cases come several at a time, and go through the nets together.
+    """
+
+    def __init__(self, bundles: Sequence[str], config: PredictConfig, threads: int, backend: str = "") -> None:
+        choice = BackendChoice.from_json(backend) if backend else None
+        loaded = [load_bundle(bundle) for bundle in bundles]
+        self._predictor = Predictor(loaded, config, threads=threads, backend=choice)
+        self._label_map = loaded[0].label_map
+        self._crops = "probabilities" in config.further
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Predict the case of a one-row table; a row with a reason passes through."""
-        if table.column("reason")[0].as_py() is not None:
-            return table
-        geometry = Geometry.from_json(table.column("geometry")[0].as_py())
-        voxels = voxels_of(table, geometry)
-        row: Row = {}
+        """Predict the cases of a table; rows with a reason pass through."""
+        rows = list(rows_of(table))
+        forget_peak()
+        ready = [number for number, row in enumerate(rows) if row.column("reason")[0].as_py() is None]
+        for number, found in zip(ready, self._predict([rows[number] for number in ready]), strict=True):
+            rows[number] = with_values(rows[number], found)
+        return pa.concat_tables(rows) if rows else table
+
+    def _predict(self, rows: Sequence[pa.Table]) -> list[Row]:
+        """What becomes of each case; together where there are several and none of them is refused."""
+        if len(rows) > 1 and not self._crops:
+            # Alone, the case that it was gets its reason, and the others their masks.
+            with suppress(Exception):
+                return self._together(rows)
+        return [self._alone(row) for row in rows]
+
+    def _together(self, rows: Sequence[pa.Table]) -> list[Row]:
+        cases = [(voxels_of(row, (grid := _grid(row))), grid.spacing) for row in rows]
+        begin = time.perf_counter()
+        labels = self._predictor.predict_many(cases)
+        seconds, confidences = time.perf_counter() - begin, self._predictor.last_confidences
+        sizes = [float(one.size) for one in labels]
+        return [
+            self._row(one, confidences[number] if confidences else None, seconds, sizes[number] / sum(sizes))
+            for number, one in enumerate(labels)
+        ]
+
+    def _alone(self, table: pa.Table) -> Row:
+        geometry = _grid(table)
+        crop = ProbabilityCrop(self._label_map.names, geometry.size) if self._crops else None
         begin = time.perf_counter()
         try:
-            labels = np.ascontiguousarray(self._predictor.predict(voxels, geometry.spacing))
-            row |= {"labels": labels, "labels_dtype": labels.dtype.str}
+            sink = None if crop is None else partial(_keep, crop, len(self._label_map.names))
+            labels = self._predictor.predict(voxels_of(table, geometry), geometry.spacing, probabilities=sink)
         except Exception as error:
-            row["reason"] = reason_for(error)
-        row["seconds_predict"] = time.perf_counter() - begin
-        row["host"] = socket.gethostname()
-        row["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
-        return with_values(table, row)
+            return {
+                "reason": reason_for(error),
+                "seconds_predict": time.perf_counter() - begin,
+                "host": socket.gethostname(),
+            }
+        row = self._row(labels, self._predictor.last_confidence, time.perf_counter() - begin)
+        if crop is not None:
+            values, offset = crop.join()
+            row |= {"probabilities": values, "crop": json.dumps({"shape": values.shape, "offset": offset})}
+        return row
+
+    def _row(self, labels: Volume, confidence: Confidence | None, seconds: float, share: float = 1.0) -> Row:
+        """The columns of a case that took ``share`` of the time of the last call."""
+        last = self._predictor.last_seconds
+        return {
+            "labels": np.ascontiguousarray(labels),
+            "labels_dtype": labels.dtype.str,
+            "confidence": json.dumps(confidence.as_rows(self._label_map)) if confidence else None,
+            "seconds_predict": share * seconds,
+            **{f"seconds_{stage}": share * last[stage] for stage in STAGES},
+            "host": socket.gethostname(),
+            "peak_mib_predict": peak_mib(),
+        }
+
+
+def _grid(table: pa.Table) -> Geometry:
+    return Geometry.from_json(table.column("geometry")[0].as_py())
+
+
+def _keep(crop: ProbabilityCrop, structures: int, start: int, slab: Volume) -> None:
+    """Give the probabilities of the structures, without the background, to the crop."""
+    crop.add(start, slab[:, slab.shape[1] - structures :])
 
 
 def with_values(table: pa.Table, values: Row) -> pa.Table:
@@ -130,45 +211,74 @@ def with_values(table: pa.Table, values: Row) -> pa.Table:
 
 @dataclass(frozen=True)
 class WriteStage:
-    """Write the mask whole or not at all, measure its structures, and end as a small row for the ledger."""
+    """Write the mask whole or not at all, and what else is asked for; end as a small row for the ledger."""
 
     folder: str
     label_map: str
     output: str = "auto"
+    further: tuple[str, ...] = ()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The result row of a one-row table, as JSON in ``row``."""
-        values = {name: table.column(name)[0].as_py() for name in SCHEMA.names if name not in ("voxels", "labels")}
+        be_patient()
+        values = {name: table.column(name)[0].as_py() for name in SCHEMA.names if name not in LARGE}
         source = CaseSource.from_json(values["source"])
         row: Row = {"case_id": values["case_id"], "status": "ok", "reason": "", "image": source.image}
         row["source"] = values["source"]
-        row["fingerprint"] = source.fingerprint() if values["reason"] is None else ""
+        row["fingerprint"] = values["fingerprint"] or ""
         begin = time.perf_counter()
+        forget_peak()
         if values["reason"] is None:
             try:
-                row |= self._write(table, values)
+                case = self._case(table, values, source)
+                with storage.one_flush():
+                    row |= self._write(case, values)
             except Exception as error:
                 values["reason"] = reason_for(error)
         if values["reason"] is not None:
             row |= {"status": "failed", "reason": values["reason"]}
-        for stage in ("read", "predict"):
+        for stage in ("read", "predict", *STAGES):
             row[f"seconds_{stage}"] = round(values[f"seconds_{stage}"] or 0.0, 4)
-        row |= {"seconds_write": round(time.perf_counter() - begin, 4), "peak_mib": round(values["peak_mib"] or 0.0)}
+        row["seconds_write"] = round(time.perf_counter() - begin, 4)
+        for stage in ("read", "predict"):
+            row[f"peak_mib_{stage}"] = round(values[f"peak_mib_{stage}"] or 0.0)
+        row["peak_mib_write"] = round(peak_mib())
         row["host"] = values["host"] or ""
         return one_row(RESULT_SCHEMA, {"case_id": row["case_id"], "row": to_line(row)})
 
-    def _write(self, table: pa.Table, values: Row) -> Row:
-        label_map = LabelMap.from_json(self.label_map)
-        geometry = Geometry.from_json(values["geometry"])
+    def _case(self, table: pa.Table, values: Row, source: CaseSource) -> PredictedCase:
+        label_map, geometry = LabelMap.from_json(self.label_map), Geometry.from_json(values["geometry"])
         indices = volume_of(table, "labels", values["labels_dtype"], geometry.size)
         voxels = channel_volumes(voxels_of(table, geometry))[0]
-        source = CaseSource.from_json(values["source"])
-        mask = f"masks/{source.case_id}{formats.mask_ending(source, self.output)}"
-        formats.write_mask(storage.join(self.folder, mask), label_map.to_value(indices), geometry, label_map, source)
-        row: Row = {"mask": mask, "notes": values["notes"] or ""}
         statistics = structure_statistics(
-            voxels, indices, label_map.channels, geometry.voxel_ml, overlapping=label_map.overlapping
+            voxels, indices, label_map.channels, geometry, overlapping=label_map.overlapping
         )
-        for name, value in statistics.as_row(label_map).items():
+        crop = None
+        if values["crop"] is not None:
+            box = json.loads(values["crop"])
+            z, y, x = box["offset"]
+            crop = Crop(volume_of(table, "probabilities", "|u1", tuple(box["shape"])), (z, y, x))
+        return PredictedCase(source, geometry, label_map, voxels, indices, statistics, crop)
+
+    def _write(self, case: PredictedCase, values: Row) -> Row:
+        mask = f"masks/{case.source.case_id}{formats.mask_ending(case.source, self.output)}"
+        label_map = case.label_map
+        labels = label_map.to_value(case.indices)
+        formats.write_mask(storage.join(self.folder, mask), labels, case.geometry, label_map, case.source)
+        notes = [values["notes"]] if values["notes"] else []
+        for kind in self.further:
+            if not can_have(kind, case.source):
+                notes.append(f"No {kind}: the case is no DICOM series.")
+                continue
+            try:
+                write_further(kind, self.folder, case)
+            except CaseError as error:
+                # The mask is there and right; what this case cannot have besides is no failure.
+                notes.append(f"No {kind}: {error}")
+        if "preview" not in self.further:
+            storage.delete(preview_path(self.folder, case.source.case_id))  # that of an older mask
+        row: Row = {"mask": mask, "notes": " ".join(notes), "further": ",".join(self.further)}
+        for name, value in case.statistics.as_row(label_map).items():
             row[name] = round(value, 4) if value == value else None
-        return row
+        confidence = json.loads(values["confidence"]) if values["confidence"] else []
+        return row | {STRUCTURES: structure_columns(case, confidence)}

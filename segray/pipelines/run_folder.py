@@ -7,18 +7,17 @@ import io
 import json
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
-from segray import storage
-from segray.errors import UsageError
+from segray import outage, storage
+from segray.errors import SegrayError, UsageError
+from segray.pipelines.log_file import Level, Line, LogFile, new_run_id, run_name
 
 METRICS = "metrics.csv"
 STEPS = "steps.csv"
 HISTORY = "history.json"
 PROGRESS = "progress.json"
 CONFIG = "config.yaml"
-LOG = "run.log"
 BUNDLE = "bundle"
 START = "start.safetensors"
 """The whole net that a run with ``train.start_from`` starts from, fitted to its structures."""
@@ -45,8 +44,11 @@ STEP_COLUMNS = (
 class RunFolder:
     """The run folder at ``path`` (a path on a shared disk, or a URI); every write is whole or not at all."""
 
+    stage = "train"
+
     def __init__(self, path: str) -> None:
         self.path = storage.absolute(path)
+        self._run_id = ""
         self._steps: list[Sequence[Any]] = []
         self._progress_at = 0.0
         self._matched: set[str] = set()
@@ -61,9 +63,16 @@ class RunFolder:
         return storage.exists(self.file(CONFIG))
 
     def begin(self, config_yaml: str) -> None:
-        """Start a run. Raises UsageError as :meth:`refuse_second`."""
+        """Start a run, with an id of its own. Raises UsageError as :meth:`refuse_second`."""
         self.refuse_second()
+        if not self._run_id:
+            self.name_run()
         storage.write_text(self.file(CONFIG), config_yaml)
+
+    def name_run(self) -> None:
+        """Give the run its id, before it begins: what is logged on the way there has it too."""
+        self._run_id = new_run_id(self.path)
+        self.write_history(run_id=self._run_id)
 
     def refuse_second(self) -> None:
         """Raise UsageError where the folder holds a run already, since Ray would silently go on with it."""
@@ -73,10 +82,20 @@ class RunFolder:
                 mend=f"Go on with it by `segray train --resume {self.path}`, or name another folder by --run.",
             )
 
-    def log(self, text: str) -> None:
-        """A line with the time in ``run.log``."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        storage.append_line(self.file(LOG), f"{now} {text}")
+    @property
+    def run_id(self) -> str:
+        """The id that the run was given at its start, the same for all resumes; of an older run its name."""
+        if not self._run_id:
+            self._run_id = str(self.history().get("run_id") or run_name(self.path))
+        return self._run_id
+
+    def log(self, text: str, level: Level = "info", case: str = "") -> None:
+        """A line with the time in ``run.log``, and in ``run.jsonl``."""
+        try:
+            run = self.run_id
+        except (SegrayError, ValueError):
+            run = run_name(self.path)
+        LogFile(self.path, run, self.stage).write(Line(text, level, case))
 
     def rewind(self, epoch: int) -> None:
         """Drop the rows of epochs after ``epoch``: a run that lost a worker makes them again."""
@@ -144,7 +163,8 @@ class RunFolder:
         if storage.is_remote(self.path) or (not force and now - self._progress_at < PROGRESS_EVERY_S):
             return
         self._progress_at = now
-        storage.write_bytes(self.file(PROGRESS), json.dumps(facts).encode("utf-8"), durable=False)
+        with outage.missed():
+            storage.write_bytes(self.file(PROGRESS), json.dumps(facts).encode("utf-8"), durable=False)
 
     def progress(self) -> dict[str, Any]:
         """What :meth:`show_progress` wrote last; {} before."""

@@ -10,13 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from segray import privacy
 from segray.config import Config
 from segray.engine.trainer import Batch, StepResult, Trainer
 from segray.engine.validation import Validator
 from segray.pipelines.live import visit_reader
 from segray.pipelines.run_folder import STEPS, RunFolder
 from segray.shards.index import SliceIndex
-from segray.shards.reader import SliceBatch, iterate_batches
+from segray.shards.reader import ReadVisit, SliceBatch, iterate_batches
 from segray.shards.stacks import stack_around
 from segray.tracking.tracker import Start
 from segray.tracking.trackers import Trackers
@@ -61,14 +62,14 @@ class RunTracking:
         self._trackers.scalars(epoch_scalars(row), self._steps - 1)
         self._trackers.flush()
 
-    def show(self, folder: str, index: SliceIndex, trainer: Trainer) -> None:
+    def show(self, folder: str, index: SliceIndex, trainer: Trainer, read: ReadVisit) -> None:
         """Draw the masks of a few held-out slices, the same ones every time, where a tracker takes pictures."""
 
         def draw() -> dict[str, NDArray[np.uint8]]:
             if self._shown is None:
-                self._shown = read_shown(folder, index)
+                self._shown = read_shown(folder, index, read)
             if trainer.config.net.patch:
-                predicted = _masks_of_stacks(folder, index, trainer, trainer.config.net.patch)
+                predicted = _masks_of_stacks(folder, index, trainer, trainer.config.net.patch, read)
             else:
                 predicted = _masks(self._shown, trainer)
             beside = trainer.config.net.neighbours
@@ -120,18 +121,20 @@ def shown_slices(index: SliceIndex, most: int) -> NDArray[np.int64]:
     return np.array(sorted(fullest), dtype=np.int64)
 
 
-def read_shown(folder: str, index: SliceIndex) -> SliceBatch:
+def read_shown(folder: str, index: SliceIndex, read: ReadVisit | None = None) -> SliceBatch:
     """The pixels of :func:`shown_slices`, from the parts or the cases' files."""
     slices = shown_slices(index, SHOWN_SLICES)
-    return next(iterate_batches(folder, index.visits(slices), len(slices), read=visit_reader(index)))
+    return next(iterate_batches(folder, index.visits(slices), len(slices), read=read or visit_reader(index)))
 
 
-def _masks_of_stacks(folder: str, index: SliceIndex, trainer: Trainer, patch: tuple[int, int, int]) -> NDArray[Any]:
+def _masks_of_stacks(
+    folder: str, index: SliceIndex, trainer: Trainer, patch: tuple[int, int, int], read: ReadVisit
+) -> NDArray[Any]:
     """The masks of the shown slices by a 3D net that sees as many slices around each as a patch has."""
     found = []
     for number in shown_slices(index, SHOWN_SLICES).tolist():
         visits = stack_around(index, number, patch[0])
-        stack = next(iterate_batches(folder, visits, patch[0], read=visit_reader(index)))
+        stack = next(iterate_batches(folder, visits, patch[0], read=read))
         batch = Batch.from_arrays(
             stack.images, stack.labels, stack.mean, stack.sd, stack.case_ids, device=trainer.device
         )
@@ -170,7 +173,7 @@ def draw_slices(
     images = shown.images[:, middle_channel(shown.images, beside)] if shown.images.ndim == 4 else shown.images
     window = display_window(images, shown.labels)
     return {
-        f"validation/{case_id}, slice {z}": slice_picture(
+        f"validation/{privacy.hide_case(case_id)}, slice {z}": slice_picture(
             image, truth, mask, structures, window, overlapping=overlapping
         )
         for case_id, z, image, truth, mask in zip(shown.case_ids, shown.z, images, shown.labels, predicted, strict=True)

@@ -13,7 +13,8 @@ import yaml
 
 from segray import storage
 from segray.errors import UsageError
-from segray.pipelines.run_folder import CONFIG, LOG, METRICS, STEPS, RunFolder
+from segray.pipelines.log_file import LOG
+from segray.pipelines.run_folder import CONFIG, METRICS, STEPS, RunFolder
 
 Row = Mapping[str, str]
 

@@ -14,12 +14,15 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.exceptions import RayTaskError
 
+from segray import privacy
 from segray.errors import SegrayError
 from segray.pipelines.pace import Breath, paced_context
 from segray.pipelines.runtime import MIB, READ_TASK_CPUS
 from segray.shards import ShardError
 from segray.shards.index import Visit
 from segray.shards.reader import ReadVisit, lost_rows, read_visit
+from segray.shards.tally import counting, with_tally
+from segray.shards.writer import case_of_part
 
 TASK_BYTES = 64 * MIB
 """Compressed bytes that one read task brings, as one block: large enough that Ray's cost a task vanishes.
@@ -57,6 +60,7 @@ class ShardDatasource(Datasource):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self._folder, self._read, self._spare = folder, read, spare
+        self._read_here = privacy.discreet(read_discreetly)
         self._spans = list(spans)
 
     def estimate_inmemory_data_size(self) -> int:
@@ -71,22 +75,33 @@ class ShardDatasource(Datasource):  # type: ignore[misc]
         return [self._task(span) for span in self._spans]
 
     def _task(self, span: Span) -> ReadTask:
-        folder, read, spare = self._folder, self._read, self._spare
+        read_here, folder, read, spare = self._read_here, self._folder, self._read, self._spare
         metadata = BlockMetadata(num_rows=span.rows, size_bytes=span.bytes, exec_stats=None)
-        return ReadTask(lambda: [read_span(folder, span, read, spare=spare)], metadata)
+        return ReadTask(lambda: [read_here(folder, span, read, spare)], metadata)
 
 
 def read_span(folder: str, span: Span, read: ReadVisit = read_visit, *, spare: bool = False) -> pa.Table:
-    """The rows of a span in one table; with ``spare`` rows that cannot be read are :func:`lost_rows`."""
+    """The rows of a span in one table; with ``spare`` rows that cannot be read are :func:`lost_rows`.
+
+    What reading took from the storage stands beside them (:func:`segray.shards.tally.with_tally`).
+    """
     tables = []
     for visit in span.visits:
-        try:
-            tables.append(read(folder, visit))
-        except ShardError:
-            if not spare:
-                raise
-            tables.append(lost_rows(visit))
+        with counting() as tally:
+            try:
+                table = read(folder, visit)
+            except ShardError:
+                if not spare:
+                    raise
+                table = lost_rows(visit)
+        tables.append(with_tally(table, tally))
     return pa.concat_tables(tables)
+
+
+def read_discreetly(folder: str, span: Span, read: ReadVisit, spare: bool) -> pa.Table:
+    """:func:`read_span` in a task, whose errors may name the cases of the span."""
+    privacy.know((case_of_part(visit.part) for visit in span.visits), "case")
+    return read_span(folder, span, read, spare=spare)
 
 
 def spans_of(

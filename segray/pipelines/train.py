@@ -13,20 +13,24 @@ from typing import Any
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from segray import storage
+from segray import privacy, storage
 from segray.config import Config, TrainConfig, dump_config, load_config
 from segray.errors import SegrayError, UsageError
 from segray.nets.class_weights import weights_of_labels
 from segray.nets.start import Start
+from segray.outage import patient
 from segray.pipelines.batch_size import with_batch_size
 from segray.pipelines.checkpoints import KEPT
+from segray.pipelines.cluster_doctor import preflight_notes
+from segray.pipelines.failures import words_of_ray
 from segray.pipelines.folds import train_folds, training_manifest
 from segray.pipelines.live import Planner, find_cases, plan_cases
 from segray.pipelines.net_cost import patch_of, training_cost
 from segray.pipelines.run_folder import BUNDLE, CHECKPOINTS, CONFIG, FAILURES, METRICS, RunFolder
 from segray.pipelines.runtime import KEEP_MEMORY, WorkerShape, ray_session, shape_of
+from segray.pipelines.session import LOWER_IS_BETTER
 from segray.pipelines.train_start import begin_from, with_net_of_start
-from segray.pipelines.train_worker import LOWER_IS_BETTER, train_worker
+from segray.pipelines.train_worker import train_worker
 from segray.shards.known_labels import KnownLabels
 from segray.shards.manifest import Manifest
 
@@ -97,22 +101,26 @@ def train(
     if resume:
         if not run.exists:
             raise UsageError(f"{run.path} holds no run to resume.", mend="Start one by `segray train CONFIG`.")
-        config = load_config(run.file(CONFIG)).model_copy(update={"ray": config.ray})
-    config = _with_absolute_paths(config, run)
+        config = _resumed(config, run)
+    config = privacy.with_privacy(_with_absolute_paths(config, run), run.path)
     if config.train.folds and config.train.fold is None:
         return _cross_validate(config, run, bool(resume), stop_after, watcher, planner, say)
     found = None if resume else find_cases(config)
     if resume or found is None:
-        _check_names(config)
+        check_config(config)
     start: Start | None = None
     if not resume:
         run.refuse_second()
+        run.name_run()
         config, start = with_net_of_start(config)
     with ray_session(config.ray):
         if found is not None:
             plan_cases(found, config, run, planner or Planner())
-            _check_names(config)
-        said = [] if start is None else begin_from(start, config, run)
+            check_config(config)
+        # Of folds the cross-validation has looked already.
+        meets = config.train.most_workers > 1
+        said = preflight_notes(config, run.path, meets=meets) if config.train.fold is None else []
+        said += [] if start is None else begin_from(start, config, run)
         shape = shape_of(config.train)
         config, found_size = with_batch_size(config, shape)
         if not resume:
@@ -124,10 +132,11 @@ def train(
             if say is not None:
                 say(sentence)
         run.log(f"start: {_words(config.train)} workers, each {shape.cpus:g} CPUs and {shape.gpus:g} GPUs")
-        with _Watch(run, watcher) if watcher is not None else nullcontext():
+        with patient(), _Watch(run, watcher) if watcher is not None else nullcontext():
             _fit_and_note(config, run, shape, stop_after)
     finished = not stop_after or stop_after >= config.train.epochs
-    run.write_history(finished=finished, state="finished" if finished else "stopped")
+    with patient():
+        run.write_history(finished=finished, state="finished" if finished else "stopped")
     return summarise(run)
 
 
@@ -155,6 +164,9 @@ def _cross_validate(
         return train(config, resume=resume, stop_after=stop_after, watcher=watcher, planner=planner, say=told)
 
     with ray_session(config.ray):
+        for sentence in preflight_notes(config, run.path, meets=config.train.most_workers > 1):
+            if say is not None:
+                say(sentence)
         if not resumed:
             config, found_size = _batch_of_all_folds(config)
             if say is not None and found_size:
@@ -193,6 +205,13 @@ def summarise(run: RunFolder) -> TrainSummary:
     best = history["best"]
     failed = [(row["case_id"], row["reason"]) for row in run.rows(FAILURES)]
     return TrainSummary(run.path, run.file(BUNDLE), int(rows[-1]["epoch"]), int(best["epoch"]), best["dice"], failed)
+
+
+def _resumed(told: Config, run: RunFolder) -> Config:
+    """The config of a run that goes on; names that were hidden stay hidden, and may be from now on."""
+    kept = load_config(run.file(CONFIG))
+    privacy_now = told.privacy if told.privacy.hash_ids else kept.privacy
+    return kept.model_copy(update={"ray": told.ray, "privacy": privacy_now})
 
 
 def _run_path(config: Config, resume: str | None) -> str:
@@ -242,9 +261,9 @@ def idle_settings(config: Config, manifest: Manifest) -> list[str]:
     return said
 
 
-def _check_names(config: Config) -> None:
-    """Raise UsageError where there are no shards, or the config does not fit them."""
-    manifest = training_manifest(config)
+def check_config(config: Config, manifest: Manifest | None = None) -> None:
+    """Raise UsageError where there are no shards, or the config does not fit them, as ``manifest`` tells of them."""
+    manifest = manifest or training_manifest(config)
     _check_sides(config, manifest)
     known = manifest.label_map
     weights_of_labels(config.loss.class_weights, known.names, overlapping=known.overlapping)
@@ -298,20 +317,14 @@ def _fit(config: Config, run: RunFolder, shape: WorkerShape, stop_after: int) ->
     try:
         trainer.fit()
     except Exception as error:  # what Ray wraps is told below in one sentence; the details are in run.log
-        reason = reason_of(error)
-        run.log(f"failed: {error!r}")
+        reason = words_of_ray(error)
+        run.log(f"failed: {error!r}", "error")
     reason = run.history().get("fatal") or reason
     if reason:
         raise SegrayError(
             f"The training stopped: {reason}",
             mend=f"See {run.file('run.log')}; go on by `segray train --resume {run.path}`.",
         )
-
-
-def reason_of(error: BaseException) -> str:
-    """The last line of what a worker raised, out of Ray's wrapping."""
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
 
 
 class _Watch:

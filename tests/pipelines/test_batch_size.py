@@ -18,7 +18,7 @@ from segray.pipelines.train import train
 from segray.shards.index import load_index
 from segray.shards.manifest import load_manifest
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]
+pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]
 
 SETTINGS = (
     "net.features=[4,8]",

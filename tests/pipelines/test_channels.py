@@ -13,6 +13,7 @@ import torch
 
 from segray.case import Case, Geometry, LabelMap
 from segray.config import NetConfig, PredictConfig, load_config
+from segray.engine.predictor import STAGES
 from segray.engine.trainer import Batch, Trainer
 from segray.errors import CaseError
 from segray.formats.source import CaseSource
@@ -109,6 +110,9 @@ def through_the_stages(folder: Path, case: Case, monkeypatch: pytest.MonkeyPatch
     stage = PredictStage([str(folder / "bundle")], PredictConfig(precision="float32", gpu="no"), 1)
     done = WriteStage(str(folder / "out"), LABELS.to_json())(stage(table))
     row: dict[str, Any] = json.loads(done.column("row")[0].as_py())
+    stages = [row[f"seconds_{stage}"] for stage in STAGES]
+    assert (sum(stages) > 0) is (row["status"] == "ok")
+    assert sum(stages) <= row["seconds_predict"] + 0.001
     return row
 
 

@@ -14,7 +14,7 @@ from segray.phantoms import make_phantoms
 from segray.pipelines.ingest import ingest
 from segray.pipelines.train import train
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]
+pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]
 
 SETTINGS = (
     "net.features=[8,16]",

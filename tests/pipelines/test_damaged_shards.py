@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from train_here import train_here
 
 from segray.config import Config, load_config
 from segray.errors import SegrayError
@@ -79,5 +80,5 @@ def test_it_goes_on_without_it_where_that_is_asked_for(
 
 def test_a_damaged_held_out_case_is_left_out_of_the_validation(shards: Path, tmp_path: Path) -> None:
     folder, case = _damaged(shards, tmp_path, "validation", whole=False)
-    train(_config(folder, tmp_path / "run", "train.damaged=skip"))
+    train_here(_config(folder, tmp_path / "run", "train.damaged=skip"))
     assert f"{case} is left out of the validation" in (tmp_path / "run" / "run.log").read_text()

@@ -10,12 +10,12 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
+from train_here import train_here
 
 from segray.config import Config, load_config
 from segray.pipelines.evaluate import evaluate
 from segray.pipelines.ingest import ingest
 from segray.pipelines.predict import predict
-from segray.pipelines.train import train
 from tests.formats.made_dicoms import SPACING, START, save_seg, save_series
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]
@@ -80,7 +80,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def predictions(archive: Path, config: Config, embedded_ray: None) -> Path:
     shards, run, folder = (str(archive.parent / name) for name in ("shards", "run", "predictions"))
     assert ingest(str(archive), shards, config).failed == []
-    train(config.model_copy(update={"train": config.train.model_copy(update={"shards": shards, "run": run})}))
+    train_here(config.model_copy(update={"train": config.train.model_copy(update={"shards": shards, "run": run})}))
     summary = predict(run, str(archive), folder, config)
     assert (summary.done, summary.failed) == (CASES, [])
     return Path(folder)

@@ -25,7 +25,7 @@ from segray.pipelines.run_folder import RunFolder
 from segray.pipelines.run_view import RunReader
 from segray.pipelines.train import TrainSummary, train
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]
+pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]
 
 SETTINGS = (
     "net.features=[8,16]",

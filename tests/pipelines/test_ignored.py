@@ -9,12 +9,12 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from train_here import train_here
 
 from segray.config import Config, load_config
 from segray.pipelines.evaluate import evaluate
 from segray.pipelines.ingest import ingest
 from segray.pipelines.predict import predict
-from segray.pipelines.train import train
 from segray.report.api import report
 from segray.shards.index import load_index
 from segray.shards.manifest import load_manifest
@@ -64,7 +64,7 @@ def test_what_nobody_judged_neither_teaches_nor_measures(data: Path, tmp_path: P
     labels = read_case_volume(shards, index, "c0")[1]
     assert np.bincount(labels.ravel()).tolist()[1:] == [8 * 8 * 6, 24 * 10 * 10]
     assert manifest.intensity[0].count == 3 * 8 * 8 * 6
-    train(config)
+    train_here(config)
     predict(run, str(data), masks, config)
     evaluate(masks, str(data), config)
     rows = list(csv.DictReader((Path(masks) / "metrics.csv").open()))

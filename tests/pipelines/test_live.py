@@ -201,10 +201,9 @@ def test_with_several_groups_only_the_order_differs(folders: Folders, without_ra
     assert len({part for span in without_ray for part in {v.part for v in span.visits}}) == len(index.cases("train"))
     theirs_index = index_of(folders.shards)
     object.__setattr__(theirs_index, "parts", [replace(part, left_out=1) for part in theirs_index.parts])
-    feed = EpochFeed(folders.shards, theirs_index, config, 0, 1, 0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(feed_module, "visit_reader", lambda index: read_visit)
-        theirs = list(feed.epoch(1))
+        patch.setattr(feed_module, "visit_reader", lambda index, cache: read_visit)
+        theirs = list(EpochFeed(folders.shards, theirs_index, config, 0, 1, 0).epoch(1))
     for a, b in zip(ours, theirs, strict=True):
         assert_same(a, b)
 

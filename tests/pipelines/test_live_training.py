@@ -19,7 +19,7 @@ from segray.pipelines.predict import predict
 from segray.pipelines.train import train
 from segray.shards.manifest import load_manifest
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]
+pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]
 
 SETTINGS = (
     "net.features=[8,16]",

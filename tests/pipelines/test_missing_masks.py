@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from train_here import train_here
 
 from segray.config import Config, load_config
 from segray.errors import UsageError
@@ -54,9 +55,10 @@ def _row(run: Path) -> dict[str, str]:
         return next(csv.DictReader(stream))
 
 
+@pytest.mark.long
 def test_a_missing_structure_has_no_dice_and_no_part_in_the_loss(shards: Path, tmp_path: Path) -> None:
-    train(_settings(shards, tmp_path / "background"))
-    train(_settings(shards, tmp_path / "mask", "loss.missing=mask"))
+    train_here(_settings(shards, tmp_path / "background"))
+    train_here(_settings(shards, tmp_path / "mask", "loss.missing=mask"))
     background, mask = _row(tmp_path / "background"), _row(tmp_path / "mask")
     assert background["val_dice_spleen"] == "0.0"
     assert mask["val_dice_spleen"] == ""

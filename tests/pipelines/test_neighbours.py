@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from train_here import train_here
 
 from segray.config import Config, load_config
 from segray.nets.bundle import load_bundle
@@ -68,6 +69,7 @@ def test_the_masks_have_the_dice_of_the_validation(folder: Path) -> None:
     assert bundle.weights["encoder.0.0.conv.weight"].shape[1] == 3
 
 
+@pytest.mark.long
 def test_cases_without_ingest_teach_the_same(folder: Path) -> None:
     more = ("train.epochs=1", "ingest.rows_per_group=500", "optim.lr=0.001")
     ingest(str(folder / "scans"), str(folder / "whole"), load_config(None, [*SETTINGS, *more]))
@@ -80,9 +82,9 @@ def test_cases_without_ingest_teach_the_same(folder: Path) -> None:
 
 def test_a_net_of_single_slices_starts_one_of_several_with_the_same_outputs(folder: Path) -> None:
     flat = _settings(folder / "shards", folder / "flat", "net.neighbours=0", "net.norm=group")
-    first = train(flat)
+    first = train_here(flat)
     still = ("train.epochs=1", "optim.lr=1e-12", f"train.start_from={folder / 'flat'}")
-    second = train(_settings(folder / "shards", folder / "grown", *still))
+    second = train_here(_settings(folder / "shards", folder / "grown", *still))
     assert second.best_dice == pytest.approx(first.best_dice, abs=1e-4)
 
 

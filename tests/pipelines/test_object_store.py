@@ -27,7 +27,7 @@ from segray.pipelines import train_worker
 from segray.pipelines.run_folder import RunFolder
 from segray.shards.manifest import load_manifest
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.long, pytest.mark.ray]
 
 STRUCTURES = ("liver", "spleen")
 
@@ -160,10 +160,10 @@ def test_a_store_that_does_not_answer_is_asked_again(
 ) -> None:
     """Ray replays a worker from its last checkpoint unless the run says that its error would come again."""
 
-    def gone(_: object) -> None:
+    def gone() -> None:
         raise error("s3://bucket/x cannot be read (NETWORK_CONNECTION).")
 
-    monkeypatch.setattr(train_worker, "_Session", gone)
+    monkeypatch.setattr(train_worker, "GroupSeat", gone)
     config = load_config(None, ["train.shards=s3://bucket/shards", f"train.run={tmp_path}"])
     with pytest.raises(error):
         train_worker.train_worker({"config": config.model_dump(), "threads": torch.get_num_threads(), "stop_after": 0})

@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from train_here import train_here
 
 from segray import formats
 from segray.config import Config, load_config
@@ -16,7 +17,6 @@ from segray.phantoms import make_phantoms
 from segray.pipelines.evaluate import evaluate
 from segray.pipelines.ingest import ingest
 from segray.pipelines.predict import predict
-from segray.pipelines.train import train
 from segray.report.api import report
 from segray.shards.index import load_index
 from segray.shards.manifest import load_manifest
@@ -64,7 +64,7 @@ def shards(scans: Path, config: Config, embedded_ray: None) -> str:
 def run(scans: Path, shards: str, config: Config, embedded_ray: None) -> Path:
     folder = scans.parent / "run"
     update = {"shards": shards, "run": str(folder)}
-    train(config.model_copy(update={"train": config.train.model_copy(update=update)}))
+    train_here(config.model_copy(update={"train": config.train.model_copy(update=update)}))
     return folder
 
 

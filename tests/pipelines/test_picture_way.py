@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from train_here import train_here
 
 from segray.config import Config, load_config
 from segray.pipelines.evaluate import evaluate
 from segray.pipelines.ingest import ingest
 from segray.pipelines.predict import predict
-from segray.pipelines.train import train
 from segray.shards.manifest import load_manifest
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]
@@ -70,7 +70,7 @@ def predictions(pictures: Path, config: Config, embedded_ray: None) -> Path:
     shards, run, folder = (str(pictures.parent / name) for name in ("shards", "run", "predictions"))
     assert ingest(str(pictures), shards, config).failed == []
     assert len(load_manifest(shards).cases("validation")) == PICTURES["valid"]
-    train(config.model_copy(update={"train": config.train.model_copy(update={"shards": shards, "run": run})}))
+    train_here(config.model_copy(update={"train": config.train.model_copy(update={"shards": shards, "run": run})}))
     summary = predict(run, str(pictures), folder, config)
     assert (summary.done, summary.failed) == (sum(PICTURES.values()), [])
     return Path(folder)

@@ -64,6 +64,7 @@ def run(shards: Path, config: Config, embedded_ray: None) -> Path:
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.usefixtures("embedded_ray")
 def test_tensorboard_shows_every_step_once_and_what_the_tables_say(run: Path) -> None:
@@ -78,6 +79,7 @@ def test_tensorboard_shows_every_step_once_and_what_the_tables_say(run: Path) ->
     assert len(list((run / "tensorboard").iterdir())) == 2
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.usefixtures("embedded_ray")
 def test_tensorboard_shows_held_out_slices_and_histograms(run: Path, shards: Path) -> None:
@@ -94,6 +96,7 @@ def test_tensorboard_shows_held_out_slices_and_histograms(run: Path, shards: Pat
     assert {f"gradients/{name}" for name in weights} < histograms
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.usefixtures("embedded_ray")
 def test_a_tracker_that_cannot_write_does_not_stop_the_training(shards: Path, config: Config) -> None:
@@ -104,6 +107,7 @@ def test_a_tracker_that_cannot_write_does_not_stop_the_training(shards: Path, co
     assert (folder / "run.log").read_text().count("the tracker tensorboard is off") == 1
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.usefixtures("embedded_ray")
 def test_the_view_of_a_finished_training(run: Path) -> None:
@@ -113,6 +117,7 @@ def test_the_view_of_a_finished_training(run: Path) -> None:
     assert [one.name for one in view.structures] == list(load_bundle(str(run / "bundle")).label_map.names)
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.usefixtures("embedded_ray")
 def test_the_slices_shown_are_the_fullest_of_different_held_out_cases(shards: Path) -> None:

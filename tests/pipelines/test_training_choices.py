@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from train_here import train_here
 
 from segray.config import Config, load_config
 from segray.errors import UsageError
@@ -48,7 +49,9 @@ def test_the_named_metric_chooses_the_weights_and_the_rate_drops_where_it_stands
 ) -> None:
     run = tmp_path / "run"
     more = ("optim.schedule=plateau", "optim.plateau_patience=1", "optim.plateau_factor=0.1", "optim.accumulate=2")
-    summary = train(_config(shards, run, "train.epochs=6", "train.metric=val_dice_liver", "optim.average=0.9", *more))
+    summary = train_here(
+        _config(shards, run, "train.epochs=6", "train.metric=val_dice_liver", "optim.average=0.9", *more)
+    )
     rows = list(csv.DictReader((run / "metrics.csv").open()))
     column = [float(row["val_dice_liver"]) for row in rows]
     assert summary.best_epoch == 1 + column.index(max(column))
@@ -80,7 +83,7 @@ def test_the_cost_of_the_net_is_told_before_the_training(shards: Path, tmp_path:
 def test_the_loss_stops_a_run_too(shards: Path, tmp_path: Path) -> None:
     """With a rate of nothing the loss of an epoch is a matter of its draws, so it soon fails to fall."""
     run = tmp_path / "run"
-    summary = train(
+    summary = train_here(
         _config(shards, run, "train.epochs=40", "train.metric=train_loss", "train.patience=2", "optim.lr=1e-12")
     )
     rows = list(csv.DictReader((run / "metrics.csv").open()))

@@ -1,0 +1,141 @@
+"""What is written of a predicted case: its mask, the further files that are asked for, and what was measured on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from segray import formats, storage
+from segray.case import Geometry, LabelMap, Volume
+from segray.errors import CaseError, UsageError
+from segray.evaluation.statistics import StructureStatistics
+from segray.formats.probability_files import write_probabilities
+from segray.formats.source import CaseSource
+from segray.formats.structure_files import structure_files
+from segray.report.preview import preview
+from segray.report.slice_overlays import write_overlay_slices
+
+OF_DICOM = ("dicom-seg", "rtstruct")
+"""Files that refer to the series that a case was read from."""
+
+PREVIEWS = "previews"
+"""The folder of the previews, below a prediction folder."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Probabilities of a case: (structures, z, y, x) uint8, and the (z, y, x) of its first voxel."""
+
+    values: Volume
+    offset: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class PredictedCase:
+    """A case and what was found in it.
+
+    Attributes:
+        source: its files.
+        geometry: its grid.
+        label_map: what the indices mean.
+        voxels: (z, y, x) of the first channel.
+        indices: (z, y, x) channel indices or bit fields.
+        statistics: of its structures.
+        crop: the probabilities, where they are asked for.
+    """
+
+    source: CaseSource
+    geometry: Geometry
+    label_map: LabelMap
+    voxels: Volume
+    indices: Volume
+    statistics: StructureStatistics
+    crop: Crop | None = None
+
+
+def can_have(kind: str, source: CaseSource) -> bool:
+    """Whether a case can have such a file."""
+    return kind not in OF_DICOM or source.kind == "dicom"
+
+
+def check_further(kinds: Sequence[str], cases: Sequence[CaseSource], label_map: LabelMap) -> None:
+    """Raise UsageError where files are asked for that none of the cases can have, or that would be one file."""
+    if "structures" in kinds:
+        structure_files(label_map)
+    for kind in kinds:
+        if cases and not any(can_have(kind, case) for case in cases):
+            raise UsageError(
+                f"predict.further asks for {kind}, which refers to a DICOM series, and none of the cases is one.",
+                mend=f"Leave {kind} out.",
+            )
+
+
+def further_place(kind: str, case_id: str) -> str:
+    """Where one kind of ``predict.further`` of a case lies, a file or a folder, from the prediction folder."""
+    if kind == "preview":
+        return f"{PREVIEWS}/{case_id}.png"
+    ending = {"overlays": "", "probabilities": ".nii.gz"}
+    return f"{kind}/{case_id}{ending[kind] if kind in ending else formats.OUTPUTS[kind].ending}"
+
+
+def write_further(kind: str, folder: str, case: PredictedCase) -> None:
+    """Write one kind of ``predict.further`` of a case into ``<folder>/<kind>``.
+
+    Raises:
+        CaseError: the case cannot have it.
+        SegrayError: it cannot be written.
+    """
+    names, overlapping = case.label_map.names, case.label_map.overlapping
+    path = storage.join(folder, further_place(kind, case.source.case_id))
+    if kind == "preview":
+        storage.write_bytes(path, draw_preview(case), durable=False)
+    elif kind == "overlays":
+        write_overlay_slices(
+            path,
+            case.voxels,
+            case.indices,
+            names,
+            spacing=case.geometry.spacing,
+            overlapping=overlapping,
+        )
+    elif kind == "probabilities":
+        if case.crop is None:
+            raise CaseError("The probabilities of the case are not there.")
+        write_probabilities(path, case.crop.values, case.crop.offset, case.geometry, names)
+    else:
+        labels = case.label_map.to_value(case.indices)
+        formats.OUTPUTS[kind].write(path, labels, case.geometry, case.label_map, case.source)
+
+
+def preview_path(folder: str, case_id: str) -> str:
+    """Where the preview of a case lies."""
+    return storage.join(folder, PREVIEWS, f"{case_id}.png")
+
+
+def draw_preview(case: PredictedCase) -> bytes:
+    """The preview of a case, a PNG."""
+    return preview(
+        case.voxels,
+        case.geometry.spacing,
+        case.indices,
+        case.label_map.names,
+        case.source.case_id,
+        overlapping=case.label_map.overlapping,
+        volumes_ml=case.statistics.volume_ml.tolist(),
+    )
+
+
+def structure_columns(case: PredictedCase, confidence: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The rows of the long table, a row a structure, as lists by their names: a tenth of the text that rows would be.
+
+    ``confidence_<...>`` are there where they were measured.
+    """
+    rows = case.statistics.as_rows(case.label_map)
+    columns = {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
+    names = [name for name in confidence[0] if name != "structure"] if confidence else []
+    return columns | {f"confidence_{name}": [_rounded(row[name]) for row in confidence] for name in names}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

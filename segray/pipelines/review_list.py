@@ -1,0 +1,72 @@
+"""The list of the cases that a person should look at first, with a preview of those at its top."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from segray import formats, ledger_parts, storage
+from segray.case import LabelMap, channel_volumes
+from segray.config import Config
+from segray.errors import CaseError
+from segray.evaluation.statistics import structure_statistics
+from segray.formats.source import CaseSource
+from segray.pipelines.case_outputs import PREVIEWS, PredictedCase, draw_preview, preview_path
+from segray.pipelines.case_tasks import run_tasks
+from segray.pipelines.runtime import MIB, ray_session
+from segray.pipelines.structure_table import write_review, write_structure_table
+from segray.report.review_page import write_review_page
+
+PREVIEW_BYTES = 1024 * MIB
+"""Memory that the task of a preview declares."""
+
+
+def write_review_list(folder: str, config: Config) -> list[str]:
+    """Write the structure table, ``review.csv`` with all cases, and ``review.html`` with the first of them.
+
+    Returns:
+        A sentence for each case that is listed without a preview, and why.
+
+    Raises:
+        SegrayError: the folder cannot be written.
+    """
+    structures: pa.Table = write_structure_table(folder)
+    if not config.predict.review:
+        return []
+    ranked = write_review(folder, structures)
+    top = [str(row["case_id"]) for row in ranked[: config.predict.review] if row["status"] == "ok"]
+    there = set(storage.names(storage.join(folder, PREVIEWS), ".png"))
+    wanted = {case_id for case_id in top if f"{case_id}.png" not in there}
+    notes: list[str] = []
+    if wanted:
+        shared = (folder, storage.read_text(storage.join(folder, "label_map.json")))
+        with ray_session(config.ray):
+            for done in run_tasks(
+                preview_case, _items(folder, wanted), shared, argument=dict, memory=lambda _: PREVIEW_BYTES
+            ):
+                if done.reason:
+                    notes.append(f"No preview of {done.item['case_id']}: {done.reason}")
+    write_review_page(folder, ranked, most=config.predict.review)
+    return notes
+
+
+def _items(folder: str, wanted: set[str]) -> list[dict[str, Any]]:
+    names = ("case_id", "mask", "source")
+    found = ledger_parts.last_rows(folder, ledger_parts.ledger_files(folder), names)
+    return [{name: row[name] for name in names} for rows in found for row in rows if row["case_id"] in wanted]
+
+
+def preview_case(item: dict[str, Any], folder: str, label_map_json: str) -> None:
+    """Draw the preview of a case from its image and its mask. Raises CaseError where one cannot be read."""
+    source, label_map = CaseSource.from_json(item["source"]), LabelMap.from_json(label_map_json)
+    case = formats.read_image(source)
+    labels, _ = formats.read_mask(storage.join(folder, item["mask"]), case.geometry)
+    voxels, indices = channel_volumes(case.voxels)[0], label_map.to_index(labels)
+    if voxels.shape != indices.shape:
+        raise CaseError(f"The mask has {indices.shape} voxels and the image {voxels.shape}.")
+    statistics = structure_statistics(
+        voxels, indices, label_map.channels, case.geometry, overlapping=label_map.overlapping
+    )
+    drawn = draw_preview(PredictedCase(source, case.geometry, label_map, voxels, indices, statistics))
+    storage.write_bytes(preview_path(folder, source.case_id), drawn, durable=False)

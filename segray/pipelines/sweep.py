@@ -1,0 +1,246 @@
+"""The desk of a sweep: draws settings, gives them to trials, keeps what they tell in the study."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from segray import privacy, storage
+from segray.config import Config, TrainConfig, dump_config
+from segray.errors import SegrayError, UsageError
+from segray.pipelines.run_folder import CHECKPOINTS
+from segray.pipelines.run_metrics import RunMetrics
+from segray.pipelines.runtime import READ_TASK_CPUS, WorkerShape, nodes, shape_of, worker_shape
+from segray.pipelines.sweep_folder import SweepFolder
+from segray.pipelines.sweep_search import known
+from segray.tuning.space import Space, with_settings
+from segray.tuning.study import SweepStudy
+
+MOST_REFUSED = 50
+"""Draws in a row that make no config before the space is given up."""
+
+LOOK_S = 5.0
+"""Between two counts of the cluster's nodes."""
+
+SHOW_S = 2.0
+
+DEATHS = ("ActorDiedError", "ActorUnavailableError", "NodeDiedError", "died unexpectedly", "The actor is dead")
+"""What Ray says of a process that is gone."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a trial takes, and how many the cluster holds.
+
+    Attributes:
+        shape: of a worker.
+        workers: of a trial.
+    """
+
+    shape: WorkerShape
+    workers: int
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What Ray Tune reserves; the workers of a group reserve their own."""
+        if self.workers > 1:
+            return {"CPU": 0.001}
+        return {"CPU": self.shape.cpus} | ({"GPU": self.shape.gpus} if self.shape.gpus else {})
+
+    def trials(self) -> int:
+        """Trials that find room now, at least one."""
+        places = sum(
+            int(node.gpus // self.shape.gpus) if self.shape.gpus else int(node.cpus // self.shape.cpus)
+            for node in nodes()
+        )
+        return max(1, places // self.workers)
+
+
+def room_of(train: TrainConfig) -> Room:
+    """The room of a trial. A lone worker reads its slices itself, and so may take all CPUs of a node."""
+    if train.most_workers > 1:
+        return Room(shape_of(train), train.fewest_workers)
+    shape = worker_shape(1, train.cpus_per_worker, train.gpu)
+    if not shape.gpus and not train.cpus_per_worker:
+        shape = WorkerShape(max(min(node.cpus for node in nodes()) - READ_TASK_CPUS, 0.1), 0.0)
+    return Room(shape, 1)
+
+
+def last_line(text: str) -> str:
+    """The last line that says something."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason was given"
+
+
+class SweepDesk:
+    """Gives out the trials of a sweep, those first that a killed driver left."""
+
+    def __init__(
+        self,
+        config: Config,
+        folder: SweepFolder,
+        study: SweepStudy,
+        space: Space,
+        room: Room,
+    ) -> None:
+        self._config, self._folder, self._study, self._space = config, folder, study, space
+        self._room = room
+        self._left = study.unfinished(space.draw)
+        self._began = time.time() - float(folder.history().get("seconds", 0.0))
+        self._places, self._looked, self._shown = 0, 0.0, 0.0
+        self._metrics = RunMetrics(folder.run_id, "tune")
+        self._running: set[int] = set()
+        self._values = [one.values[0] for one in study.records() if one.values]
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time of the sweep, over all resumes."""
+        return time.time() - self._began
+
+    def next(self, running: int) -> dict[str, Any] | None:
+        """As :class:`segray.pipelines.sweep_search.Desk`."""
+        told = self._next(running)
+        if told is not None:
+            self._running.add(int(told["number"]))
+            self._metrics.set("segray_trials_running", len(self._running))
+        return told
+
+    def _next(self, running: int) -> dict[str, Any] | None:
+        if running >= self._most():
+            return None
+        while self._left:
+            number, settings = self._left.pop(0)
+            if (run := self._folder.trial(number)).exists:
+                self._study.note(number, run=run.path)
+                return self._told(number)
+            if self._begin(number, settings):
+                return self._told(number)
+        if self._is_over():
+            raise StopIteration
+        return self._draw()
+
+    def heard(self, number: int, result: Mapping[str, Any]) -> bool:
+        """As :class:`segray.pipelines.sweep_search.Desk`."""
+        self._show()
+        self._catch_up(number, result)
+        value = float(result["value"])
+        return known(value) and self._study.report(number, int(result["epoch"]), value)
+
+    def ended(self, number: int, result: Mapping[str, Any], error: str | None, *, pruned: bool) -> None:
+        """As :class:`segray.pipelines.sweep_search.Desk`."""
+        study = self._study
+        self._catch_up(number, result)
+        if result.get("host"):
+            study.note(number, host=str(result["host"]))
+        self._count(number, result, error, pruned=pruned)
+        if error is not None:
+            self._lost(number, error)
+        elif result.get("failed"):
+            tell = study.out_of_memory if result.get("infeasible") else study.fail
+            tell(number, str(result["failed"]))
+            self._close(number, "failed")
+        elif pruned:
+            study.prune(number, {"epochs": float(result["epoch"])})
+            self._close(number, "stopped")
+        else:
+            if known(float(result["value"])):
+                study.report(number, int(result["epoch"]), float(result["value"]))
+            study.finish(number, result["values"], dict(result["other"]))
+        self._folder.write_history(seconds=self.seconds)
+        self._show(force=True)
+
+    def _count(self, number: int, result: Mapping[str, Any], error: str | None, *, pruned: bool) -> None:
+        """Tell Prometheus of the end of a trial."""
+        state = (
+            "lost" if error is not None else "failed" if result.get("failed") else "pruned" if pruned else "finished"
+        )
+        self._running.discard(number)
+        self._metrics.set("segray_trials_running", len(self._running))
+        self._metrics.add("segray_trials_ended", tag=state)
+        if state == "finished":
+            self._values.append(float(result["values"][0]))
+        if self._values:
+            best = max if self._study.objectives[0].maximise else min
+            self._metrics.set("segray_best", best(self._values))
+
+    def close(self) -> None:
+        """Tell the last numbers."""
+        self._metrics.close()
+
+    def idle(self) -> None:
+        """As :class:`segray.pipelines.sweep_search.Desk`."""
+        self._show()
+
+    def _most(self) -> int:
+        if self._config.tune.concurrent:
+            return self._config.tune.concurrent
+        if time.monotonic() - self._looked > LOOK_S or not self._places:
+            self._places, self._looked = self._room.trials(), time.monotonic()
+        return self._places
+
+    def _is_over(self) -> bool:
+        tune = self._config.tune
+        if tune.minutes and self.seconds > 60.0 * tune.minutes:
+            return True
+        return self._study.begun() >= tune.trials or (tune.sampler == "grid" and not self._study.waiting())
+
+    def _draw(self) -> dict[str, Any]:
+        reason = ""
+        for _ in range(MOST_REFUSED):
+            number, settings = self._study.ask(self._space.draw)
+            if self._begin(number, settings):
+                return self._told(number)
+            reason = self._study.reason(number)
+        raise SegrayError(f"{MOST_REFUSED} draws in a row made no config: {reason}", mend="Look at the space.")
+
+    def _begin(self, number: int, settings: Mapping[str, Any]) -> bool:
+        """Write the config of a trial into its folder; False, and the trial has failed, where there is none."""
+        run = self._folder.trial(number)
+        try:
+            config = with_settings(self._config, settings)
+        except UsageError as error:
+            self._study.fail(number, error.message)
+            return False
+        train = config.train.model_copy(update={"run": run.path})
+        run.begin(dump_config(config.model_copy(update={"train": train})))
+        self._study.note(number, run=run.path, began=time.time())
+        return True
+
+    def _told(self, number: int) -> dict[str, Any]:
+        shape = self._room.shape
+        return {
+            "number": number,
+            "run": self._folder.trial(number).path,
+            "threads": shape.threads,
+            "gpus": shape.gpus,
+        }
+
+    def _lost(self, number: int, error: str) -> None:
+        """Ray's words on a trial that died ``train.max_failures`` times and once more."""
+        if "OutOfMemoryError" in error or "memory pressure" in error:
+            self._study.out_of_memory(number, "Ray ended the trial, since the memory of its node ran out.")
+        elif any(word in error for word in DEATHS):
+            self._study.lose(number, f"The process or node of the trial was lost again and again: {last_line(error)}")
+        else:
+            self._study.fail(number, privacy.hide(last_line(error)))
+        self._close(number, "failed")
+
+    def _catch_up(self, number: int, result: Mapping[str, Any]) -> None:
+        """Report the epochs that a killed driver did not hear of."""
+        for epoch, value in result.get("before", ()):
+            self._study.report(number, int(epoch), float(value))
+
+    def _close(self, number: int, state: str) -> None:
+        run = self._folder.trial(number)
+        run.write_history(state=state)
+        storage.delete_folder(run.file(CHECKPOINTS))
+
+    def _show(self, *, force: bool = False) -> None:
+        now = time.monotonic()
+        if not force and now - self._shown < SHOW_S:
+            return
+        self._shown = now
+        self._folder.write_trials(self._study.records(), self._study.objectives, parquet=False)
+        self._folder.show_progress(force=True, seconds=self.seconds, at=time.time())

@@ -1,0 +1,304 @@
+"""Does a prediction folder hold what its ledger says? Every mask is read, and what can be mended is mended."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from segray import formats, ledger_parts, privacy, storage
+from segray.case import Geometry, LabelMap
+from segray.config import Config
+from segray.errors import SegrayError, UsageError
+from segray.evaluation.counting import count_case
+from segray.formats.file_states import FileStates, unchanged
+from segray.formats.source import CaseSource
+from segray.pipelines.case_outputs import can_have, further_place
+from segray.pipelines.case_tasks import run_tasks
+from segray.pipelines.claims import Claim
+from segray.pipelines.failures import reason_for
+from segray.pipelines.ledger import Ledger
+from segray.pipelines.predict_todo import Listed, counted
+from segray.pipelines.runtime import ray_session
+
+MASKS = "masks"
+VOLUME = "volume_ml_"
+"""The beginning of the columns of a row that the mask must agree with."""
+
+TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{32}(-before)?")
+"""What :mod:`segray.storage` calls a file or folder until it is whole, and a folder that another takes the place of."""
+
+SAME_ML, SAME_SHARE = 1e-3, 1e-5
+"""Volume in ml, and share of it, by which mask and row may differ: rows are rounded to a tenth of a thousandth."""
+
+Item = dict[str, Any]
+"""A mask to check: case_id, its path, the JSON of the source, whether that is unchanged, and the volumes of the row."""
+
+Checked = Iterator[tuple[Item, str, str]]
+"""(item, what is wrong with its mask, why that could not be seen), both empty for a mask that is whole."""
+
+Runner = Callable[[Iterable[Item], str], Checked]
+"""Checks masks, given the label map as JSON: :func:`in_this_process` or :func:`on_ray`."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as the ledger says.
+
+    Attributes:
+        kind: a key of :data:`KINDS`.
+        name: a case id, or a file below the folder.
+        reason: in words; empty where the kind says all.
+    """
+
+    kind: str
+    name: str
+    reason: str = ""
+
+
+KINDS = {
+    "lost": ("row has", "rows have", "no mask: dropped, the next run does it again."),
+    "lacking": ("case has", "cases have", "lost a file of predict.further: dropped, the next run does it again."),
+    "damaged": ("mask is", "masks are", "not what the ledger says: the row is dropped, the next run does it again."),
+    "changed": ("case has", "cases have", "another input than the one that was read: the next run does it again."),
+    "gone": ("case has", "cases have", "lost the input; the mask is kept."),
+    "orphan": ("file is", "files are", "no mask of any row; kept (--delete-orphans removes such)."),
+    "deleted": ("file was", "files were", "no mask of any row, and is deleted."),
+    "unchecked": ("mask has", "masks have", "not been checked: it could not be reached, and is left as it is."),
+    "unreadable": ("ledger part was", "ledger parts were", "damaged: removed; the next run does its cases."),
+    "leftover": ("file was", "files were", "left by a killed writer: removed."),
+    "absent": ("case is", "cases are", "not done yet: the next run does it."),
+}  # fmt: skip
+"""Kind of a finding to what is counted, one and several, and what it is and what was done."""
+
+
+@dataclass(frozen=True)
+class VerifySummary:
+    """What a check found.
+
+    Attributes:
+        folder: the prediction folder.
+        cases: rows of the ledger that count.
+        whole: masks that are what their rows say.
+        findings: all else, by kind and name.
+        notes: a sentence for each kind that was found, and what needs no mending.
+    """
+
+    folder: str
+    cases: int
+    whole: int
+    findings: list[Finding]
+    notes: list[str]
+
+    @property
+    def clean(self) -> bool:
+        """True where nothing was found."""
+        return not self.findings
+
+
+@dataclass
+class _Found:
+    """Findings while they are gathered."""
+
+    findings: list[Finding] = field(default_factory=list)
+    whole: int = 0
+
+    def add(self, kind: str, names: Iterable[str]) -> None:
+        """Note several findings that need no reason."""
+        self.findings += [Finding(kind, name) for name in names]
+
+    def take(self, item: Item, wrong: str, unseen: str) -> None:
+        """Note what the check of a mask has shown."""
+        if wrong or unseen:
+            self.findings.append(Finding("damaged" if wrong else "unchecked", item["case_id"], wrong or unseen))
+        else:
+            self.whole += 1
+
+    def rename(self, kind: str, other: str) -> None:
+        """Let the findings of a kind be of another."""
+        self.findings = [replace(one, kind=other) if one.kind == kind else one for one in self.findings]
+
+    def sorted(self) -> list[Finding]:
+        """By kind and name."""
+        kinds = list(KINDS)
+        return sorted(self.findings, key=lambda finding: (kinds.index(finding.kind), finding.name))
+
+    def named(self, *kinds: str) -> list[str]:
+        """The names of the findings of some kinds."""
+        return [finding.name for finding in self.findings if finding.kind in kinds]
+
+
+def verify(
+    folder: str,
+    source: str | None = None,
+    config: Config | None = None,
+    *,
+    runner: Runner | None = None,
+    delete_orphans: bool = False,
+) -> VerifySummary:
+    """Compare the ledger of a prediction folder with its masks and with the inputs, and mend what can be mended.
+
+    Rows without a whole mask are dropped, so that the next ``segray predict`` makes just these again; temporary files
+    and parts of the ledger that cannot be read are removed. A mask without a row is never taken for a result.
+
+    Args:
+        folder: the prediction folder.
+        source: the folder of cases; where it is given, cases without a row are told too.
+        config: for the discovery of ``source``.
+        runner: reads the masks; None: in this process, one after the other.
+        delete_orphans: remove the files in ``masks/`` that no row names, and masks that are damaged.
+
+    Raises:
+        UsageError: no prediction folder.
+        FolderTakenError: a run is at work there.
+    """
+    folder = storage.absolute(folder)
+    if not storage.exists(storage.join(folder, "label_map.json")):
+        raise UsageError(f"{folder} is no prediction folder.", mend="Write one by `segray predict`.")
+    label_map = storage.read_text(storage.join(folder, "label_map.json"))
+    found = _Found()
+    with Claim(folder, "predict --verify") as claim, Ledger(folder, run=claim.run) as ledger:
+        claim.beat = ledger.tick
+        privacy.know(ledger.entries, "case")
+        _remove_leftovers(folder, ledger, found)
+        _compare_names(folder, ledger, found)
+        for item, wrong, unseen in (runner or in_this_process)(_items(folder, found), label_map):
+            found.take(item, wrong, unseen)
+        claim.check()
+        doomed = [path for name in found.named("damaged") if (path := ledger.entries[name].mask)]
+        dropped = sorted(set(found.named("lost", "damaged", "lacking")))
+        ledger.drop(dropped, "verify: a file was not there, or not whole")
+        if delete_orphans:
+            for path in [*found.named("orphan"), *doomed]:
+                storage.delete(storage.join(folder, path))
+            found.rename("orphan", "deleted")
+        if source is not None:
+            _compare_source(source, config or Config(), ledger, found)
+        ledger.write_tables()
+    return VerifySummary(folder, len(ledger.entries), found.whole, found.sorted(), _sentences(found, ledger))
+
+
+def verify_on_ray(folder: str, source: str, config: Config, *, delete_orphans: bool = False) -> VerifySummary:
+    """:func:`verify` with the masks read in parallel."""
+    there = storage.exists(storage.join(folder, "label_map.json"))
+    config = privacy.with_privacy(config, storage.absolute(folder) if there else None)
+    with ray_session(config.ray):
+        return verify(folder, source, config, runner=on_ray, delete_orphans=delete_orphans)
+
+
+def _remove_leftovers(folder: str, ledger: Ledger, found: _Found) -> None:
+    """Remove parts that cannot be read, and files that a killed writer was at: nobody else writes here now."""
+    for path in ledger.damaged:
+        storage.delete(storage.join(folder, path))
+    found.add("unreadable", ledger.damaged)
+    if storage.is_remote(folder):
+        return
+    below = [name for name in storage.names(folder) if os.path.isdir(storage.join(folder, name))]
+    for place in ("", *(name for name in below if not TEMPORARY.fullmatch(name))):
+        names = storage.names(storage.join(folder, place) if place else folder)
+        left = [storage.join(place, name) for name in names if TEMPORARY.fullmatch(name)]
+        for path in left:
+            whole = storage.join(folder, path)
+            (storage.delete_folder if os.path.isdir(whole) else storage.delete)(whole)
+        found.add("leftover", left)
+
+
+def _compare_names(folder: str, ledger: Ledger, found: _Found) -> None:
+    """Rows without a file and files without a row."""
+    there = Listed(folder)
+    done = {case_id: entry.mask for case_id, entry in ledger.entries.items() if entry.done}
+    found.add("lost", (case_id for case_id, mask in done.items() if mask not in there))
+    files = {f"{MASKS}/{name}" for name in ledger_parts.sizes(storage.join(folder, MASKS))}
+    found.add("orphan", files - set(done.values()))
+
+
+def _items(folder: str, found: _Found) -> Iterator[Item]:
+    """The masks to check, part by part of the ledger; what has become of their inputs is noted on the way."""
+    skipped = set(found.named("lost"))
+    states = FileStates()
+    there = Listed(folder)
+    for rows in ledger_parts.last_rows(folder, ledger_parts.ledger_files(folder)):
+        done = [row for row in rows if row.get("status") == "ok" and row.get("source")]
+        sources = [CaseSource.from_json(row["source"]) for row in done]
+        same = unchanged(sources, [str(row.get("fingerprint") or "") for row in done], states)
+        for row, source, is_same in zip(done, sources, same, strict=True):
+            if not is_same:
+                found.add("changed" if all(map(storage.exists, source.files)) else "gone", [source.case_id])
+            further = [kind for kind in str(row.get("further") or "").split(",") if kind and can_have(kind, source)]
+            if any(further_place(kind, source.case_id) not in there for kind in further):
+                found.add("lacking", [source.case_id])
+            if source.case_id not in skipped:
+                yield {
+                    "case_id": source.case_id,
+                    "mask": storage.join(folder, row["mask"]),
+                    "source": row["source"],
+                    "same": is_same,
+                    "volumes": {name: value for name, value in row.items() if name.startswith(VOLUME)},
+                }
+
+
+def check_mask(item: Item, label_map: str) -> tuple[str, str]:
+    """What is wrong with a mask, and why that could not be seen; both empty for a mask that is what its row says.
+
+    It is read to its end, so a cut or damaged file shows by its checksum; it must lie on the grid of its image, where
+    that is still the one that was read; and its structures must have the volumes of the row.
+
+    Args:
+        item: as :data:`Item` has it; plain data, so that it travels to a task.
+        label_map: as JSON.
+    """
+    try:
+        # What cannot be reached now is not damaged: readers tell both alike.
+        storage.read_head(item["mask"], 1)
+        geometry = formats.read_header(CaseSource.from_json(item["source"])).geometry if item["same"] else None
+    except SegrayError as error:
+        return "", str(error)
+    try:
+        return _difference(item, geometry, LabelMap.from_json(label_map)), ""
+    except MemoryError as error:
+        return "", reason_for(error)
+    except Exception as error:
+        return reason_for(error), ""
+
+
+def _difference(item: Item, geometry: Geometry | None, label_map: LabelMap) -> str:
+    """How a mask differs from its row and the grid of its image; empty where it does not. Raises CaseError."""
+    labels, own = formats.read_mask(item["mask"], geometry)
+    indices = label_map.to_index(labels)
+    if geometry is None:
+        return ""
+    if labels.shape != geometry.size:
+        return f"The mask has {labels.shape} voxels and its image {geometry.size} (z, y, x)."
+    voxels = count_case(indices, indices, label_map).structures().truth
+    for name, volume in zip(label_map.names, (voxels * own.voxel_ml).tolist(), strict=True):
+        noted = item["volumes"].get(f"{VOLUME}{name}")
+        if noted is not None and abs(noted - volume) > SAME_ML + SAME_SHARE * volume:
+            return f"The mask has {volume:.4f} ml of {name}, and its row says {noted:.4f} ml."
+    return ""
+
+
+def in_this_process(items: Iterable[Item], label_map: str) -> Checked:
+    """The masks one after the other."""
+    for item in items:
+        yield item, *check_mask(item, label_map)
+
+
+def on_ray(items: Iterable[Item], label_map: str) -> Checked:
+    """The masks as Ray tasks, in a running Ray; one that kills its worker could not be checked."""
+    for done in run_tasks(check_mask, items, (label_map,), argument=lambda item: item):
+        yield done.item, *(done.result or ("", done.reason))
+
+
+def _compare_source(source: str, config: Config, ledger: Ledger, found: _Found) -> None:
+    cases = formats.discover(source, config.ingest, labelled=False).cases
+    found.add("absent", (case.case_id for case in cases if case.case_id not in ledger.entries))
+
+
+def _sentences(found: _Found, ledger: Ledger) -> list[str]:
+    notes = []
+    for kind, (one, several, then) in KINDS.items():
+        notes += counted(found.named(kind), one, several, then)
+    failed = [case_id for case_id, entry in ledger.entries.items() if not entry.done]
+    return notes + counted(failed, "case has", "cases have", "failed: --retry-failed tries again.")

@@ -1,0 +1,220 @@
+"""What is written of a predicted case: the stages of a prediction in this process, without Ray."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from segray import formats, storage
+from segray.case import LabelMap
+from segray.config import Config, NetConfig, PredictConfig, load_config
+from segray.errors import UsageError
+from segray.evaluation.tables import read_csv_rows
+from segray.formats.probability_files import read_probabilities
+from segray.formats.structure_files import read_structures
+from segray.grid import Grid
+from segray.nets.bundle import save_bundle
+from segray.nets.normalise import Normalisation
+from segray.nets.unet import build_net
+from segray.pipelines.backend_choice import choose_backend, kept_choice
+from segray.pipelines.case_outputs import check_further
+from segray.pipelines.headers import Planned
+from segray.pipelines.ledger import Ledger
+from segray.pipelines.predict_stages import PredictStage, WriteStage, read_stage
+from segray.pipelines.review_list import write_review_list
+from segray.pipelines.runtime import MIB, WorkerShape
+
+LABELS = LabelMap.of_names(["liver", "spleen"])
+NAMES = ("a", "b", "c")
+SEED = 0
+ALL = ("nifti", "overlays", "preview", "probabilities", "structures")
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> str:
+    """A net that has learnt nothing, and finds all labels in noise."""
+    torch.manual_seed(SEED)
+    net = NetConfig(features=[4, 8])
+    path = str(tmp_path / "bundle")
+    save_bundle(
+        path, build_net(net, 1, 3), net=net, label_map=LABELS, grid=Grid("native", (16, 16), None, -1024.0),
+        normalisation=Normalisation("window"),
+    )  # fmt: skip
+    return path
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> list[str]:
+    """Sources of three scans of noise, as JSON."""
+    found = []
+    for number, name in enumerate(NAMES):
+        path = tmp_path / f"{name}.nii.gz"
+        voxels = np.random.default_rng(number).integers(-200, 300, (16, 16, 2 + number)).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(voxels, np.diag([-2.0, -1.0, 3.0, 1.0])), path)
+        found.append(formats.lone_image(str(path)).to_json())
+    return found
+
+
+def read(sources: list[str]) -> pa.Table:
+    """The cases as the stage of prediction gets them."""
+    return pa.concat_tables(read_stage(pa.table({"source": [source]})) for source in sources)
+
+
+def written(bundle: str, scans: list[str], folder: Path, *settings: str) -> dict[str, dict[str, Any]]:
+    """Rows of the ledger by case, after all stages."""
+    config = settings_of(*settings)
+    table = PredictStage([bundle], config, 1)(read(scans))
+    stage = WriteStage(str(folder), LABELS.to_json(), config.output, tuple(config.further))
+    rows = [json.loads(stage(table.slice(n, 1)).column("row")[0].as_py()) for n in range(table.num_rows)]
+    return {row["case_id"]: row for row in rows}
+
+
+def settings_of(*settings: str) -> PredictConfig:
+    """The section of a prediction in float32."""
+    return load_config(None, ["predict.precision=float32", *settings]).predict
+
+
+def test_all_files_of_a_case_say_the_same(bundle: str, scans: list[str], tmp_path: Path) -> None:
+    rows = written(bundle, scans, tmp_path / "out", f"predict.further=[{','.join(ALL)}]", "predict.confidence=true")
+    assert {row["status"] for row in rows.values()} == {"ok"}, [row["reason"] for row in rows.values()]
+    assert {row["further"] for row in rows.values()} == {",".join(ALL)}
+    for name in NAMES:
+        labels, geometry = formats.read_mask(str(tmp_path / "out" / rows[name]["mask"]))
+        assert set(np.unique(labels)) == {0, 1, 2}, "noise with all labels in it"
+        again, _ = formats.read_mask(str(tmp_path / "out" / "nifti" / f"{name}.nii.gz"))
+        apart, _ = read_structures(str(tmp_path / "out" / "structures" / name), LABELS, geometry)
+        assert (again == labels).all()
+        assert (apart == labels).all()
+        found = read_probabilities(str(tmp_path / "out" / "probabilities" / f"{name}.nii.gz"))
+        liver, spleen = found.whole("liver"), found.whole("spleen")
+        assert (liver[labels == 1] >= spleen[labels == 1]).all()
+        assert (spleen[labels == 2] >= liver[labels == 2]).all()
+        assert liver[labels == 1].min() > 0.33
+        assert (tmp_path / "out" / "previews" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert len(list((tmp_path / "out" / "overlays" / name).glob("0*.png"))) == len(labels)
+        columns = rows[name]["structures"]
+        assert columns["structure"] == ["liver", "spleen"]
+        assert columns["voxels"] == [int((labels == value).sum()) for value in (1, 2)]
+        assert all(0 < margin < 1 for margin in columns["confidence_margin"])
+
+
+def test_small_cases_together_are_what_they_are_alone(bundle: str, scans: list[str]) -> None:
+    stage = PredictStage([bundle], settings_of("predict.confidence=true"), 1)
+    together = stage(read(scans))
+    for number, source in enumerate(scans):
+        alone = stage(read([source]))
+        for name in ("labels", "confidence"):
+            assert together.column(name)[number].as_py() == alone.column(name)[0].as_py()
+
+
+def test_a_bad_case_among_others_is_a_reason_and_they_have_masks(bundle: str, scans: list[str], tmp_path: Path) -> None:
+    colour = tmp_path / "d_0000.nii.gz"
+    for number in range(2):
+        image = nibabel.Nifti1Image(np.zeros((16, 16, 2), np.int16), np.eye(4))
+        nibabel.save(image, tmp_path / f"d_000{number}.nii.gz")
+    cut = tmp_path / "e.nii.gz"
+    cut.write_bytes((tmp_path / "a.nii.gz").read_bytes()[:200])
+    several = formats.lone_image(str(colour))
+    several = type(several)("d", str(colour), parts=(str(tmp_path / "d_0001.nii.gz"),), kind="nifti")
+    sources = [scans[0], several.to_json(), formats.lone_image(str(cut)).to_json(), scans[1]]
+    rows = written(bundle, sources, tmp_path / "out")
+    assert {name: row["status"] for name, row in rows.items()} == {"a": "ok", "b": "ok", "d": "failed", "e": "failed"}
+    assert "Channels of the case: 2" in rows["d"]["reason"]
+    assert all(row["fingerprint"] for row in rows.values()), "a mended file is another one"
+    assert not (tmp_path / "out" / "masks" / "d.nii.gz").exists()
+
+
+def test_the_long_table_and_the_review_come_from_the_ledger(bundle: str, scans: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    rows = written(bundle, scans, out, "predict.further=preview")
+    storage.write_text(f"{out}/label_map.json", LABELS.to_json())
+    with Ledger(str(out)) as ledger:
+        for name in reversed(NAMES):
+            ledger.add(json.dumps(rows[name]))
+        ledger.add(json.dumps({"case_id": "z", "status": "failed", "reason": "it is cut", "image": ""}))
+        assert ledger.write_tables()
+    assert write_review_list(str(out), Config()) == []
+    table = pq.read_table(out / "structures.parquet").to_pylist()
+    assert [(row["case_id"], row["structure"]) for row in table] == [
+        (name, structure) for name in NAMES for structure in LABELS.names
+    ]
+    assert {row["case_id"]: row["volume_ml"] for row in table if row["structure"] == "liver"} == {
+        name: pytest.approx(rows[name]["volume_ml_liver"]) for name in NAMES
+    }
+    assert len(read_csv_rows(str(out / "structures.csv"))) == len(table)
+    ranked = read_csv_rows(str(out / "review.csv"))
+    assert len(ranked) == 4
+    assert (ranked[0]["case_id"], ranked[0]["status"]) == ("z", "failed")
+    page = (out / "review.html").read_text()
+    assert "it is cut" in page
+    assert 'src="previews/' in page
+    assert "structures" not in read_csv_rows(str(out / "cases.csv"))[0], "the long table has them"
+
+
+def test_a_file_that_a_case_cannot_have_is_a_note_and_the_mask_counts(
+    bundle: str, scans: list[str], tmp_path: Path
+) -> None:
+    table = PredictStage([bundle], settings_of(), 1)(read(scans[:1]))
+    series = json.dumps(json.loads(scans[0]) | {"kind": "dicom"})
+    table = table.set_column(table.schema.get_field_index("source"), "source", pa.array([series]))
+    stage = WriteStage(str(tmp_path / "out"), LABELS.to_json(), "auto", ("rtstruct", "nifti"))
+    row = json.loads(stage(table).column("row")[0].as_py())
+    assert (row["status"], row["reason"]) == ("ok", "")
+    assert "No rtstruct: " in row["notes"]
+    assert (tmp_path / "out" / "nifti" / "a.nii.gz").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("embedded_ray")
+def test_a_preview_that_cannot_be_drawn_is_told(bundle: str, scans: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    rows = written(bundle, scans, out)
+    storage.write_text(f"{out}/label_map.json", LABELS.to_json())
+    with Ledger(str(out)) as ledger:
+        for name in ("a", "b"):
+            ledger.add(json.dumps(rows[name]))
+    (tmp_path / "b.nii.gz").unlink()
+    (note,) = write_review_list(str(out), Config())
+    assert note.startswith("No preview of b: ")
+    assert [path.name for path in (out / "previews").iterdir()] == ["a.png"]
+
+
+def test_no_review_where_none_is_wanted(bundle: str, scans: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    rows = written(bundle, scans, out)
+    with Ledger(str(out)) as ledger:
+        ledger.add(json.dumps(rows["a"]))
+    write_review_list(str(out), load_config(None, ["predict.review=0"]))
+    assert (out / "structures.csv").exists()
+    assert not (out / "review.csv").exists()
+
+
+def test_the_preview_of_an_older_mask_goes(bundle: str, scans: list[str], tmp_path: Path) -> None:
+    written(bundle, scans[:1], tmp_path / "out", "predict.further=preview")
+    assert (tmp_path / "out" / "previews" / "a.png").exists()
+    written(bundle, scans[:1], tmp_path / "out")
+    assert not (tmp_path / "out" / "previews" / "a.png").exists()
+
+
+def test_structures_that_would_share_a_file_are_refused_before_the_run(scans: list[str]) -> None:
+    with pytest.raises(UsageError, match="would both be written"):
+        check_further(["structures"], [], LabelMap.of_names(["Liver", "liver"]))
+
+
+def test_a_choice_is_kept_and_few_slices_are_not_worth_one(bundle: str, scans: list[str]) -> None:
+    case = Planned(formats.lone_image("a.nii.gz"), (2, 16, 16), (3.0, 1.0, 2.0), MIB)
+    shape = WorkerShape(1.0, 0.0)
+    assert choose_backend([case], [bundle], PredictConfig(), shape, "").name == "torch"
+    kept = kept_choice({"backend": {"name": "openvino", "precision": "bf16", "reason": "faster"}})
+    assert choose_backend([case], [bundle], PredictConfig(), shape, kept).name == "openvino"
+    asked = settings_of("predict.backend=torch")
+    assert choose_backend([case], [bundle], asked, shape, kept).name == "torch"
+    assert kept_choice({"backend": None}) == ""

@@ -1,0 +1,277 @@
+"""Which masks of a prediction folder a second run keeps, with a made-up prediction in place of Ray's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+
+from segray import ledger_parts
+from segray.case import LabelMap
+from segray.config import NetConfig, load_config
+from segray.errors import UsageError
+from segray.evaluation.tables import read_table
+from segray.grid import Grid
+from segray.nets.bundle import save_bundle
+from segray.nets.normalise import Normalisation
+from segray.nets.unet import build_net
+from segray.pipelines import predict as stage
+from segray.pipelines.claims import Claim, FolderTakenError
+from segray.pipelines.ledger import Ledger, to_line
+
+OVERWRITE = "predict.overwrite=true"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A bundle and two scans."""
+    net = NetConfig(features=[4, 8])
+    save_bundle(
+        str(tmp_path / "bundle"), build_net(net, 1, 3), net=net, label_map=LabelMap.of_names(["liver", "spleen"]),
+        grid=Grid("native", (16, 16), None, -1024.0), normalisation=Normalisation("window"),
+    )  # fmt: skip
+    (tmp_path / "scans").mkdir()
+    for name in ("a", "b"):
+        image = nibabel.Nifti1Image(np.zeros((16, 16, 2), np.int16), np.eye(4))
+        nibabel.save(image, tmp_path / "scans" / f"{name}.nii.gz")
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every case has a mask at once; ``predict.slab_mib=1`` is a machine that dies after the first."""
+
+    def run(cases: Any, ensemble: Any, folder: str, config: Any, say: Any) -> Iterator[str]:
+        for case in cases:
+            mask = Path(folder) / "masks" / f"{case.case_id}.nii.gz"
+            mask.parent.mkdir(exist_ok=True)
+            mask.write_bytes(b"mask")
+            row = {"case_id": case.case_id, "status": "ok", "reason": "", "mask": f"masks/{mask.name}"}
+            row["further"] = ",".join(config.predict.further)
+            yield to_line(row | {"fingerprint": case.fingerprint()})
+            if config.predict.slab_mib == 1:
+                raise RuntimeError("the machine died")
+
+    monkeypatch.setattr(stage, "_run", run)
+    monkeypatch.setattr(stage, "ray_session", lambda config: nullcontext())
+
+
+def again(folder: Path, *settings: str, said: list[str] | None = None) -> int:
+    """Masks that a run makes."""
+    config = load_config(None, ["predict.review=0", *settings])
+    say = None if said is None else said.append
+    return stage.predict(str(folder / "bundle"), str(folder / "scans"), str(folder / "out"), config, say=say).new
+
+
+@pytest.mark.parametrize("setting", [
+    "mirror=[x]", "threshold={liver: 0.7}", "largest_component=liver", "smallest_ml={all: 1}", "fill_holes=all",
+])  # fmt: skip
+def test_masks_of_other_settings_are_not_taken_for_those_asked_for(folder: Path, setting: str) -> None:
+    assert again(folder) == 2
+    name = setting.partition("=")[0]
+    with pytest.raises(UsageError, match=rf"made with another predict\.{name}\. Name another folder.*overwrite"):
+        again(folder, f"predict.{setting}")
+    assert again(folder) == 0, "what was refused changed nothing"
+    assert again(folder, f"predict.{setting}", OVERWRITE) == 2
+    assert again(folder, f"predict.{setting}") == 0
+    with pytest.raises(UsageError, match=rf"made with another predict\.{name}"):
+        again(folder)
+
+
+def test_settings_that_make_no_other_mask_go_on(folder: Path) -> None:
+    assert again(folder, "predict.mirror=[y, x]", "predict.fill_holes=[spleen, liver]") == 2
+    assert again(folder, "predict.mirror=[x, y]", "predict.fill_holes=[liver, spleen]", "predict.batch_slices=1") == 0
+
+
+def test_a_folder_from_before_the_settings_has_their_defaults(folder: Path) -> None:
+    assert again(folder) == 2
+    path = folder / "out" / "prediction.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps(facts | {"predict": {"precision": "auto"}}))
+    assert again(folder) == 0
+    with pytest.raises(UsageError, match=r"predict\.mirror, predict\.fill_holes"):
+        again(folder, "predict.mirror=x", "predict.fill_holes=all")
+
+
+def test_an_overwriting_run_that_was_cut_off_leaves_no_old_mask_to_be_kept(folder: Path) -> None:
+    assert again(folder) == 2
+    with pytest.raises(RuntimeError):
+        again(folder, "predict.mirror=x", OVERWRITE, "predict.slab_mib=1")
+    assert again(folder, "predict.mirror=x") == 1
+    assert again(folder, "predict.mirror=x") == 0
+
+
+def test_settings_that_do_not_fit_the_bundle_are_told_before_anything_is_written(folder: Path) -> None:
+    for setting, said in (
+        ("largest_component=livr", r"predict\.largest_component names livr.*Did you mean liver\?"),
+        ("threshold={spleeen: 0.5}", r"predict\.threshold names spleeen.*Did you mean spleen\?"),
+        ("mirror=z", "single slices"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            again(folder, f"predict.{setting}")
+    assert not (folder / "out").exists()
+
+
+def test_changed_inputs_and_lost_masks_are_told_and_done_again(folder: Path) -> None:
+    for name in "cdefg":
+        (folder / "scans" / f"{name}.nii.gz").write_bytes((folder / "scans" / "a.nii.gz").read_bytes())
+    said: list[str] = []
+    assert again(folder, said=said) == 7
+    assert said == []
+    for name in "bcde":
+        (folder / "scans" / f"{name}.nii.gz").write_bytes(b"other" + name.encode())
+    (folder / "out" / "masks" / "g.nii.gz").unlink()
+    assert again(folder, said=said) == 5
+    assert said == [
+        "4 cases (b, c, d, ...) have changed since: done again.",
+        "1 case (g) has lost the mask: done again.",
+    ]
+    said.clear()
+    assert again(folder, said=said) == 0
+    assert said == []
+
+
+def failing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every case fail that holds the word bad."""
+    made = stage._run
+
+    def run(cases: Any, ensemble: Any, out: str, config: Any, say: Any) -> Iterator[str]:
+        for line in made(cases, ensemble, out, config, say):
+            row = json.loads(line)
+            scan = folder / "scans" / f"{row['case_id']}.nii.gz"
+            if scan.read_bytes() == b"bad":
+                (Path(out) / row.pop("mask")).unlink()
+                row |= {"status": "failed", "reason": "it is bad"}
+            yield to_line(row)
+
+    monkeypatch.setattr(stage, "_run", run)
+
+
+def test_failed_cases_are_left_until_they_are_asked_for_or_mended(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(folder, monkeypatch)
+    scan = folder / "scans" / "b.nii.gz"
+    good = scan.read_bytes()
+    scan.write_bytes(b"bad")
+    said: list[str] = []
+    assert again(folder) == 1
+    assert again(folder, said=said) == 0
+    assert said == ["1 case (b) has failed before: --retry-failed tries again."]
+    seen: list[str] = []
+    config = load_config(None, ["predict.retry_failed=true", "predict.review=0"])
+    summary = stage.predict(
+        str(folder / "bundle"), str(folder / "scans"), str(folder / "out"), config,
+        watcher=lambda row, done, total: seen.append(row["case_id"]),
+    )  # fmt: skip
+    assert seen == ["b"]
+    assert (summary.cases, summary.done, summary.new, summary.failed) == (2, 1, 0, [("b", "it is bad")])
+    scan.write_bytes(good)
+    assert again(folder) == 1, "a mended file is another file"
+
+
+def test_everything_is_done_again_where_that_is_asked_for(folder: Path) -> None:
+    assert again(folder) == 2
+    said: list[str] = []
+    assert again(folder, OVERWRITE, said=said) == 2
+    assert said == []
+    assert len(Ledger(str(folder / "out")).rows) == 2
+
+
+def test_a_folder_with_a_ledger_of_lines_is_gone_on_with(folder: Path) -> None:
+    assert again(folder) == 2
+    out = folder / "out"
+    rows = Ledger(str(out)).rows
+    ledger_parts.clear(str(out))
+    (out / "ledger.jsonl").write_text("".join(to_line(row) + "\n" for row in rows[:1]))
+    assert again(folder) == 1
+    assert [row["case_id"] for row in read_table(str(out / "cases.parquet"))] == ["a", "b"]
+
+
+def test_a_scan_beside_another_of_its_name_fails_no_case(folder: Path) -> None:
+    (folder / "scans" / "a.nii").write_bytes(b"")
+    said: list[str] = []
+    assert again(folder, said=said) == 2
+    assert said == ["a: a.nii lies beside a.nii.gz; it is left out."]
+    assert again(folder) == 0
+
+
+def test_a_run_on_a_finished_folder_writes_no_row_and_no_table(folder: Path) -> None:
+    (folder / "scans" / "c.nii.gz").mkdir()
+    assert again(folder) == 2
+
+    def files() -> dict[str, bytes]:
+        out = folder / "out"
+        return {str(path): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    before = files()
+    assert [row["status"] for row in Ledger(str(folder / "out")).rows] == ["ok", "ok", "failed"]
+    assert again(folder) == 0
+    assert files() == before
+
+
+def test_a_second_run_on_the_folder_is_refused_and_changes_nothing(folder: Path) -> None:
+    assert again(folder) == 2
+    facts = (folder / "out" / "prediction.json").read_bytes()
+    with (
+        Claim(str(folder / "out"), "predict"),
+        pytest.raises(FolderTakenError, match="Another segray predict works on"),
+    ):
+        again(folder, "predict.mirror=x", OVERWRITE)
+    assert (folder / "out" / "prediction.json").read_bytes() == facts
+    assert len(Ledger(str(folder / "out")).entries) == 2
+
+
+def test_a_run_that_was_taken_for_dead_ends_and_its_rows_count(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(claim: Claim) -> None:
+        raise FolderTakenError("taken over")
+
+    monkeypatch.setattr(Claim, "check", lost)
+    with pytest.raises(FolderTakenError, match="taken over"):
+        again(folder)
+    monkeypatch.undo()
+    assert list(Ledger(str(folder / "out")).entries) == ["a"]
+
+
+def test_two_runs_that_work_at_once_leave_one_row_a_case(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a machine sleeps, another run takes over, and the machine wakes and goes on for a while."""
+    made = stage._run
+
+    def with_another(cases: Any, ensemble: Any, out: str, config: Any, say: Any) -> Iterator[str]:
+        lines = made(cases, ensemble, out, config, say)
+        yield next(lines)
+        monkeypatch.setattr(stage, "_run", made)
+        for claim in (Path(out) / "ledger").glob("claim-*"):
+            claim.unlink()
+        assert again(folder) == 1
+        yield from lines
+
+    monkeypatch.setattr(stage, "_run", with_another)
+    assert again(folder) == 2
+    rows = Ledger(str(folder / "out")).rows
+    assert [row["case_id"] for row in rows] == ["a", "b"]
+    assert len({row["run"] for row in rows}) == 2
+    assert len(read_table(str(folder / "out" / "cases.parquet"))) == 2
+    assert again(folder) == 0
+
+
+def test_files_that_are_asked_for_later_are_written(folder: Path) -> None:
+    said: list[str] = []
+    assert again(folder) == 2
+    assert again(folder, "predict.further=preview", said=said) == 2
+    assert said == ["2 cases (a, b) lack files that predict.further asks for: done again."]
+    assert again(folder, "predict.further=preview") == 0
+    assert again(folder) == 0, "what is there already does no harm"
+    assert again(folder, "predict.further=[preview, structures]") == 2
+
+
+def test_files_of_a_series_are_refused_where_there_is_none(folder: Path) -> None:
+    with pytest.raises(UsageError, match="rtstruct, which refers to a DICOM series, and none of the cases is one"):
+        again(folder, "predict.further=rtstruct")
+    assert not (folder / "out").exists()

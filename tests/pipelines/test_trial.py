@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from segray.config import load_config
+from segray.errors import CaseError, SegrayError, UsageError
+from segray.pipelines.run_folder import CHECKPOINTS, RunFolder
+from segray.pipelines.seat import LoneSeat
+from segray.pipelines.trial import EndedTraining, failure_of
+from segray.tuning.study import SweepStudy
+
+
+def test_what_is_short_of_memory_is_infeasible() -> None:
+    for error in (
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:116] DefaultCPUAllocator: can't allocate memory"),
+        SegrayError("A single slice, or patch, does not fit into the memory of the device.", mend="Take fewer."),
+    ):
+        assert failure_of(error)["infeasible"] is True, error
+        assert "memory" in failure_of(error)["failed"]
+
+
+def test_other_reasons_are_told_as_they_are() -> None:
+    for error in (UsageError("The shards are gone.", mend="Ingest."), CaseError("It broke."), ValueError("odd")):
+        found = failure_of(error)
+        assert found["infeasible"] is False
+        assert str(error) in found["failed"]
+
+
+def test_a_training_that_ended_unheard_is_told_and_not_repeated(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path / "run"))
+    run.begin("")
+    for epoch, dice in ((1, 0.25), (2, ""), (3, 0.5)):
+        run.add_epoch({"epoch": epoch, "val_dice": dice, "seconds": 2.0})
+    run.write_history(best={"epoch": 3, "dice": 0.5}, finished=True)
+    work = EndedTraining(run, load_config(None, [f"train.run={run.path}"]))
+    assert work.before == [(1, 0.25), (3, 0.5)]
+    told = work.epoch()
+    assert (told["done"], told["values"], math.isnan(told["value"])) == (True, [0.5], True)
+    assert dict(told["other"])["best_epoch"] == 3.0
+
+
+def test_a_checkpoint_that_a_kill_left_half_written_is_none(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path / "run"))
+    seat = LoneSeat(run, torch.device("cpu"))
+    (tmp_path / "run" / CHECKPOINTS / "checkpoint_2026-01-02").mkdir(parents=True)
+    assert seat.latest() is None
+    whole = tmp_path / "run" / CHECKPOINTS / "checkpoint_2026-01-01"
+    whole.mkdir()
+    (whole / "state.pt").write_bytes(b"")
+    assert seat.latest() == whole.name
+
+
+@pytest.mark.parametrize("objectives", ["[val_dice]", "[val_dice,parameters]"])
+def test_an_epoch_told_again_is_kept_once(tmp_path: Path, objectives: str) -> None:
+    study = SweepStudy(load_config(None, [f"tune.objectives={objectives}"]).tune, str(tmp_path), 0)
+    number, _ = study.ask(lambda trial: {"optim.lr": trial.suggest_float("optim.lr", 0, 1)})
+    for epoch, value in ((1, 0.25), (1, 0.3), (2, 0.5)):
+        study.report(number, epoch, value)
+    (record,) = study.records()
+    assert record.curve == ((1, 0.25), (2, 0.5))

@@ -1,0 +1,327 @@
+"""Sweeps on one embedded Ray: what they leave, what fails, what they go on with."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segray.config import Config, load_config
+from segray.errors import UsageError
+from segray.nets.bundle import load_bundle
+from segray.phantoms import make_phantoms
+from segray.pipelines.ingest import ingest
+from segray.pipelines.sweep_folder import SweepFolder
+from segray.pipelines.sweep_view import SweepReader
+from segray.pipelines.tune import SweepSummary, dry_run, tune
+from segray.shards.manifest import load_manifest
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]
+
+SETTINGS = (
+    "net.features=[4,8]",
+    "train.batch_size=8",
+    "train.epochs=2",
+    "train.trackers=[]",
+    "train.cpus_per_worker=1",
+    "optim.warmup_steps=0",
+    "ingest.split.validation=0.3",
+    "ingest.grid.spacing=[9,9]",
+    "ingest.structures=[liver,body]",
+    "tune.trials=4",
+    "tune.sampler=random",
+    "tune.pruner=none",
+)
+
+RATES = """
+def space(trial):
+    return {"optim.lr": trial.suggest_float("optim.lr", 1e-4, 1e-2, log=True)}
+"""
+
+BROKEN_AT_TIMES = """
+def space(trial):
+    width = trial.suggest_categorical("width", [4, 6])
+    return {"net.features": [width, 2 * width], "optim.lr": 0.001 if width == 4 else 1e30, "optim.clip_norm": 0}
+"""
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory, embedded_ray: None) -> Path:
+    folder = tmp_path_factory.mktemp("tune")
+    make_phantoms(str(folder / "scans"), cases=3, seed=3, broken=False)
+    ingest(str(folder / "scans"), str(folder / "shards"), load_config(None, list(SETTINGS)))
+    return folder / "shards"
+
+
+@pytest.fixture
+def config_of(shards: Path, tmp_path: Path) -> Any:
+    def make(space: str, *more: str) -> Config:
+        (tmp_path / "space.py").write_text(space)
+        places = (f"train.shards={shards}", f"tune.run={tmp_path / 'sweep'}", f"tune.space={tmp_path / 'space.py'}")
+        return load_config(None, [*SETTINGS, *places, *more])
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def swept(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> SweepSummary:
+    """A sweep of four trials."""
+    folder = tmp_path_factory.mktemp("swept")
+    (folder / "space.py").write_text(RATES)
+    places = (f"train.shards={shards}", f"tune.run={folder / 'sweep'}", f"tune.space={folder / 'space.py'}")
+    # One at a time, so that they can share a process.
+    return tune(load_config(None, [*SETTINGS, *places, "tune.concurrent=1"]))
+
+
+def test_a_sweep_leaves_the_best_config_its_bundle_and_tables(swept: SweepSummary) -> None:
+    run = Path(swept.run)
+    assert [one.state for one in swept.records] == ["finished"] * 4
+    values = [one.values[0] for one in swept.records if one.values]
+    assert swept.best is not None
+    assert swept.best.values == (max(values),)
+    assert swept.front == [swept.best]
+    rows = list(csv.DictReader((run / "trials.csv").open()))
+    assert [float(row["val_dice"]) for row in rows] == pytest.approx(values)
+    assert {row["optim.lr"] for row in rows} == {f"{one.settings['optim.lr']:.6g}" for one in swept.records}
+    assert (run / "trials.parquet").is_file()
+    best = load_config(run / "best.yaml")
+    assert best.optim.lr == swept.best.settings["optim.lr"]
+    bundle = load_bundle(str(run / "bundle"))
+    assert bundle.metrics["validation_dice"] == pytest.approx(swept.best.values[0], abs=1e-4)
+    assert not list(run.glob("trials/*/checkpoints/*")), "checkpoints of ended trials take up the disk"
+    assert "4" in swept.answer
+    assert all(one.other["epochs"] == 2 and one.other["parameters"] > 0 for one in swept.records)
+    assert (run / "index.html").stat().st_size > 10_000
+
+
+def test_the_settings_of_the_config_are_tried_first(swept: SweepSummary) -> None:
+    assert swept.records[0].settings == {"optim.lr": load_config().optim.lr}
+
+
+def test_trials_share_a_process(swept: SweepSummary) -> None:
+    """A process a trial would pay for torch and Ray each time."""
+    pids = [json.loads((Path(one.run) / "history.json").read_text())["workers"][0]["pid"] for one in swept.records]
+    assert len(set(pids)) < len(pids)
+
+
+def test_the_folder_tells_of_the_sweep_without_ray(swept: SweepSummary) -> None:
+    view = SweepReader(swept.run).view()
+    assert (view.state, view.ended, view.trials, view.count("finished")) == ("finished", True, 4, 4)
+    assert view.best is not None
+    assert swept.best is not None
+    assert view.best.number == swept.best.number
+
+
+def test_a_second_sweep_in_the_folder_is_refused(swept: SweepSummary) -> None:
+    config = load_config(Path(swept.run) / "config.yaml")
+    with pytest.raises(UsageError, match="holds a sweep or a run already"):
+        tune(config)
+    with SweepFolder(swept.run).alone(), pytest.raises(UsageError, match="Another segray tune works on"):
+        tune(config, resume=swept.run)
+
+
+def test_more_trials_go_on_with_what_is_known(swept: SweepSummary) -> None:
+    before = [(one.number, one.values) for one in swept.records]
+    again = tune(load_config(), resume=swept.run, trials=5)
+    assert [(one.number, one.values) for one in again.records][:4] == before
+    assert [one.state for one in again.records] == ["finished"] * 5
+    rates = [one.settings["optim.lr"] for one in again.records]
+    assert len(set(rates)) == 5
+
+
+def test_failed_trials_are_rows_with_a_reason(config_of: Any) -> None:
+    summary = tune(config_of(BROKEN_AT_TIMES, "tune.sampler=grid", "tune.defaults_first=false"))
+    states = {one.settings["net.features"][0]: one.state for one in summary.records}
+    assert states == {4: "finished", 6: "failed"}
+    (failed,) = summary.failed
+    assert failed.reason.startswith("No step of the epoch had a finite loss")
+    rows = {row["state"]: row for row in csv.DictReader((Path(summary.run) / "trials.csv").open())}
+    assert rows["failed"]["reason"] == failed.reason
+
+
+def test_a_grid_is_tried_once(config_of: Any) -> None:
+    space = """
+def space(trial):
+    return {"optim.lr": trial.suggest_categorical("optim.lr", [0.001, 0.01])}
+"""
+    summary = tune(config_of(space, "tune.sampler=grid", "train.epochs=1"))
+    assert sorted(one.settings["optim.lr"] for one in summary.records) == [0.001, 0.01]
+
+
+@pytest.mark.long
+def test_poor_trials_end_early(config_of: Any) -> None:
+    space = """
+def space(trial):
+    return {"optim.lr": trial.suggest_categorical("optim.lr", [0.01, 1e-9])}
+"""
+    more = ("tune.pruner=asha", "tune.grace=1", "tune.reduction=2", "train.epochs=6", "tune.trials=5")
+    summary = tune(config_of(space, *more, "tune.defaults_first=false", "tune.concurrent=1"))
+    pruned = [one for one in summary.records if one.state == "pruned"]
+    assert pruned
+    assert {one.settings["optim.lr"] for one in pruned} == {1e-9}
+    assert all(one.other["epochs"] < 6 for one in pruned)
+    history = json.loads((Path(pruned[0].run) / "history.json").read_text())
+    assert history["state"] == "stopped"
+    assert not list((Path(summary.run)).glob("trials/*/checkpoints/*")), "checkpoints of pruned trials take up the disk"
+
+
+@pytest.mark.long
+def test_several_objectives_keep_a_front(config_of: Any) -> None:
+    space = """
+def space(trial):
+    width = trial.suggest_categorical("width", [2, 8])
+    return {"net.features": [width, 2 * width]}
+"""
+    more = ("tune.objectives=[val_dice,parameters,latency]", "tune.sampler=nsga2", "tune.defaults_first=false")
+    summary = tune(config_of(space, *more, "tune.trials=3"))
+    assert all(one.values and all(math.isfinite(value) for value in one.values) for one in summary.records)
+    assert all(one.values[1] == one.other["parameters"] for one in summary.records if one.values)
+    assert 1 <= len(summary.front) <= 3
+    assert summary.best in summary.front
+
+
+def test_a_space_is_checked_before_anything_is_written(config_of: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"optim\.l_r.*Did you mean optim\.lr"):
+        tune(config_of('def space(trial):\n    return {"optim.l_r": trial.suggest_float("x", 0, 1)}\n'))
+    deep = 'def space(trial):\n    return {"net.features": [4] * trial.suggest_int("levels", 2, 7)}\n'
+    with pytest.raises(UsageError, match="halves its input"):
+        tune(config_of(deep))
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_examples_are_printed_and_nothing_is_trained(config_of: Any, tmp_path: Path) -> None:
+    draws = dry_run(config_of(RATES), 5)
+    assert len({draw["optim.lr"] for draw in draws}) == 5
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_bundle_is_tuned_without_training(swept: SweepSummary, config_of: Any, shards: Path) -> None:
+    space = """
+def space(trial):
+    smallest = trial.suggest_categorical("smallest", [0.0, 1e6])
+    return {"predict.smallest_ml": {"all": smallest}}
+"""
+    assert swept.best is not None
+    more = (f"tune.bundle={swept.best.run}", "tune.sampler=grid", "tune.defaults_first=false")
+    summary = tune(config_of(space, *more))
+    values = {one.settings["predict.smallest_ml"]["all"]: one.values for one in summary.records}
+    assert swept.best.values is not None
+    untouched, emptied = values[0.0], values[1e6]
+    assert untouched is not None
+    assert emptied is not None
+    assert untouched[0] == pytest.approx(swept.best.values[0], abs=0.01)
+    assert emptied[0] < 0.01 < untouched[0]
+    assert load_config(Path(summary.run) / "best.yaml").predict.smallest_ml == {"all": 0.0}
+    assert summary.bundle == swept.best.run
+    assert load_manifest(str(shards)).cases("validation")
+    with pytest.raises(UsageError, match="other settings than those of predict"):
+        tune(config_of(RATES, more[0], f"tune.run={summary.run}_other"))
+
+
+@pytest.mark.long
+def test_a_killed_driver_loses_no_trial(config_of: Any, tmp_path: Path) -> None:
+    """Twice with SIGKILL, in the middle of a trial; then to its end."""
+    config_of(RATES)
+    sweep = tmp_path / "sweep"
+    places = [f"train.shards={config_of(RATES).train.shards}", "tune.trials=5", "train.epochs=4", "ray.cpus=2"]
+    sets = [word for setting in (*SETTINGS, *places) for word in ("--set", setting)]
+    program = str(Path(sys.executable).with_name("segray"))
+    begin = [program, "tune", "--space", str(tmp_path / "space.py"), "--run", str(sweep), *sets]
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    kept: list[tuple[int, Any]] = []
+    for command, wanted in ((begin, 1), ([program, "tune", "--resume", str(sweep), *sets[-2:]], 3)):
+        driver = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+        _wait_for(sweep, wanted)
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.wait(30)
+        found = _finished(sweep)
+        assert set(kept) <= set(found)  # two trials at a time: a lower number may finish later
+        kept = found
+    summary = tune(load_config(), resume=str(sweep))
+    finished = [(one.number, one.values) for one in summary.records if one.state == "finished"]
+    assert [one.number for one in summary.records] == list(range(5)), "a trial was counted twice"
+    assert len(finished) == 5, [(one.number, one.state, one.reason) for one in summary.records]
+    assert {number: value for number, value in finished if (number, value) in kept} == dict(kept)
+    for one in summary.records:
+        assert [epoch for epoch, _ in one.curve] == [1, 2, 3, 4], one.number
+
+
+def _finished(sweep: Path) -> list[tuple[int, Any]]:
+    from segray.tuning.study import read_trials
+
+    trials = read_trials(load_config(sweep / "config.yaml").tune, str(sweep))
+    return [(one.number, tuple(one.values)) for one in trials if one.state.is_finished()]
+
+
+def _wait_for(sweep: Path, trials: int) -> None:
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        if (sweep / "study.journal").exists() and (sweep / "trials.csv").exists() and len(_finished(sweep)) >= trials:
+            return
+        time.sleep(0.1)
+    raise AssertionError("the sweep does not get on")
+
+
+@pytest.mark.long
+def test_a_killed_trial_goes_on_from_its_checkpoint(config_of: Any, tmp_path: Path) -> None:
+    killed: list[int] = []
+
+    def kill() -> None:
+        trial = tmp_path / "sweep" / "trials" / "00000"
+        end = time.monotonic() + 120
+        while time.monotonic() < end and not killed:
+            time.sleep(0.05)
+            table = trial / "metrics.csv"
+            if table.exists() and len(table.read_text().splitlines()) >= 3:
+                pid = json.loads((trial / "history.json").read_text())["workers"][0]["pid"]
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    summary = tune(config_of(RATES, "tune.trials=1", "train.epochs=12"))
+    thread.join()
+    (record,) = summary.records
+    assert killed
+    assert record.state == "finished"
+    assert [epoch for epoch, _ in record.curve] == list(range(1, 13))
+    starts = json.loads((Path(record.run) / "history.json").read_text())["starts"]
+    assert len(starts) == 2
+    assert starts[1]["after_epoch"] >= 1
+
+
+@pytest.mark.long
+def test_a_trial_may_have_several_workers(config_of: Any) -> None:
+    more = ("train.workers=2", "train.cpus_per_worker=0.5", "tune.trials=1", "train.epochs=3")
+    summary = tune(config_of(RATES, *more))
+    assert [one.state for one in summary.records] == ["finished"]
+    for one in summary.records:
+        history = json.loads((Path(one.run) / "history.json").read_text())
+        assert {worker["rank"] for worker in history["workers"]} == {0, 1}
+        assert [epoch for epoch, _ in one.curve] == [1, 2, 3]
+
+
+def test_trials_start_from_the_weights_of_another(swept: SweepSummary, config_of: Any) -> None:
+    still = RATES.replace("1e-4, 1e-2", "1e-13, 1e-12")
+    assert swept.best is not None
+    assert swept.best.values is not None
+    more = (f"train.start_from={swept.best.run}", "tune.trials=1", "tune.defaults_first=false", "train.epochs=1")
+    settings = [setting for setting in SETTINGS if not setting.startswith("net.")]
+    config = config_of(still, *more)
+    places = (f"train.shards={config.train.shards}", f"tune.run={config.tune.run}", f"tune.space={config.tune.space}")
+    (record,) = tune(load_config(None, [*settings, *places, *more])).records
+    assert record.values is not None
+    # The running statistics of its norms still move.
+    assert record.values[0] == pytest.approx(swept.best.values[0], abs=0.15)
+    assert "The training starts from" in (Path(record.run) / "run.log").read_text()
+    assert load_config(Path(record.run) / "config.yaml").net.features == [4, 8]

@@ -1,0 +1,256 @@
+"""A prediction folder against its ledger: what is lost, damaged, changed, left over; and what a next run would do."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from segray import formats, ledger_parts, storage
+from segray.case import LabelMap
+from segray.config import Config, load_config
+from segray.errors import UsageError
+from segray.evaluation.statistics import structure_statistics
+from segray.evaluation.tables import read_csv_rows
+from segray.pipelines.claims import Claim, FolderTakenError
+from segray.pipelines.ledger import Ledger, to_line
+from segray.pipelines.predict_todo import find_todo
+from segray.pipelines.verify import Checked, check_mask, verify
+
+LABELS = LabelMap.of_names(["liver", "spleen"])
+CASES = ("a", "b", "c", "d")
+
+
+def predicted(scans: Path, folder: Path, label_map: LabelMap = LABELS) -> None:
+    """Scans of ``CASES`` and a prediction folder with their masks and rows, as predict leaves them."""
+    scans.mkdir()
+    storage.write_text(f"{folder}/label_map.json", label_map.to_json())
+    with Ledger(str(folder)) as ledger:
+        for number, case_id in enumerate(CASES):
+            path = scans / f"{case_id}.nii.gz"
+            voxels = np.arange(6 * 5 * 4, dtype=np.int16).reshape(6, 5, 4)
+            nibabel.save(nibabel.Nifti1Image(voxels, np.diag([-1.5, -1.5, 3.0, 1.0])), path)
+            source = formats.lone_image(str(path))
+            case = formats.read_image(source)
+            indices = ((case.voxels + number) % (4 if label_map.overlapping else 3)).astype(np.uint8)
+            mask = f"masks/{case_id}.nii.gz"
+            formats.write_mask(f"{folder}/{mask}", label_map.to_value(indices), case.geometry, label_map, source)
+            row = {"case_id": case_id, "status": "ok", "reason": "", "mask": mask, "source": source.to_json()}
+            found = structure_statistics(
+                case.voxels, indices, label_map.channels, case.geometry, overlapping=label_map.overlapping
+            )
+            measured = {name: round(value, 4) for name, value in found.as_row(label_map).items() if value == value}
+            ledger.add(to_line(row | {"fingerprint": source.fingerprint()} | measured))
+        ledger.write_tables()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The prediction folder."""
+    predicted(tmp_path / "scans", tmp_path / "out")
+    return tmp_path / "out"
+
+
+def todo(folder: Path) -> list[str]:
+    """The cases that the next run would predict."""
+    cases = formats.discover(str(folder.parent / "scans"), Config().ingest, labelled=False).cases
+    found = find_todo(cases, Ledger(str(folder)), str(folder), Config().predict)
+    return [case.case_id for case in found.cases]
+
+
+def kinds(folder: Path, **options: bool) -> dict[str, list[str]]:
+    """Kind of finding to names."""
+    found: dict[str, list[str]] = {}
+    for finding in verify(str(folder), **options).findings:
+        found.setdefault(finding.kind, []).append(finding.name)
+    return found
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_a_whole_folder_is_clean_and_stays_as_it_is(tmp_path: Path, overlapping: bool) -> None:
+    folder = tmp_path / "out"
+    label_map = LabelMap(LABELS.values, overlapping=overlapping)
+    predicted(tmp_path / "scans", folder, label_map)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    summary = verify(str(folder), str(tmp_path / "scans"))
+    assert summary.clean
+    assert (summary.cases, summary.whole, summary.notes) == (4, 4, [])
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert todo(folder) == []
+
+
+def test_a_row_without_a_mask_is_done_again(folder: Path) -> None:
+    (folder / "masks" / "b.nii.gz").unlink()
+    summary = verify(str(folder))
+    assert [(one.kind, one.name) for one in summary.findings] == [("lost", "b")]
+    assert summary.notes == ["1 row (b) has no mask: dropped, the next run does it again."]
+    assert (summary.cases, summary.whole) == (3, 3)
+    assert [row["case_id"] for row in read_csv_rows(str(folder / "cases.csv"))] == ["a", "c", "d"]
+    assert todo(folder) == ["b"]
+    assert verify(str(folder)).clean
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x55
+    path.write_bytes(bytes(data))
+
+
+def other_labels(path: Path) -> None:
+    data = bytearray(gzip.decompress(path.read_bytes()))
+    data[-1] = 1 if data[-1] != 1 else 2
+    path.write_bytes(gzip.compress(bytes(data)))
+
+
+def unknown_label(path: Path) -> None:
+    data = bytearray(gzip.decompress(path.read_bytes()))
+    data[-1] = 7
+    path.write_bytes(gzip.compress(bytes(data)))
+
+
+def other_shape(path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.zeros((6, 5, 3), np.uint8), np.diag([-1.5, -1.5, 3.0, 1.0])), path)
+
+
+def moved(path: Path) -> None:
+    stored = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(np.asarray(stored.dataobj), stored.affine + np.eye(4)[:, [3, 0, 1, 2]] * 9), path)
+
+
+@pytest.mark.parametrize("damage", [cut, flip, other_labels, unknown_label, other_shape, moved])
+def test_a_mask_that_is_not_what_its_row_says_is_done_again(folder: Path, damage: object) -> None:
+    assert callable(damage)
+    damage(folder / "masks" / "c.nii.gz")
+    summary = verify(str(folder))
+    assert [(one.kind, one.name) for one in summary.findings] == [("damaged", "c")]
+    assert summary.findings[0].reason
+    assert (folder / "masks" / "c.nii.gz").exists(), "deleted only where that is asked for"
+    assert todo(folder) == ["c"]
+
+
+def test_files_without_a_row_are_kept_unless_they_are_to_go(folder: Path) -> None:
+    (folder / "masks" / "x.nii.gz").write_bytes(b"?")
+    cut(folder / "masks" / "a.nii.gz")
+    assert kinds(folder) == {"damaged": ["a"], "orphan": ["masks/x.nii.gz"]}
+    assert kinds(folder) == {"orphan": ["masks/a.nii.gz", "masks/x.nii.gz"]}
+    cut(folder / "masks" / "b.nii.gz")
+    assert kinds(folder, delete_orphans=True) == {
+        "damaged": ["b"], "deleted": ["masks/a.nii.gz", "masks/x.nii.gz"],
+    }  # fmt: skip
+    assert sorted(path.name for path in (folder / "masks").iterdir()) == ["c.nii.gz", "d.nii.gz"]
+    assert verify(str(folder)).clean
+
+
+def test_what_killed_writers_left_is_removed(folder: Path) -> None:
+    for below in ("masks", "ledger", "."):
+        (folder / below / f".tmp-{'0' * 31}a").write_bytes(b"half")
+    (folder / "masks" / ".tmp-mine").write_bytes(b"not of segray")
+    found = kinds(folder)
+    assert len(found["leftover"]) == 3
+    assert found["orphan"] == ["masks/.tmp-mine"]
+    assert not [path for path in folder.rglob(".tmp-*") if path.name != ".tmp-mine"]
+
+
+def test_folders_that_killed_writers_left_are_removed(folder: Path) -> None:
+    for name in (f".tmp-{'0' * 32}", f".tmp-{'0' * 32}-before"):
+        (folder / "structures" / name).mkdir(parents=True)
+        (folder / "structures" / name / "liver.nii.gz").write_bytes(b"half")
+    (folder / "structures" / "a").mkdir()
+    assert kinds(folder) == {"leftover": [f"structures/.tmp-{'0' * 32}", f"structures/.tmp-{'0' * 32}-before"]}
+    assert [path.name for path in (folder / "structures").iterdir()] == ["a"]
+
+
+def test_a_case_that_lost_a_further_file_is_done_again(folder: Path) -> None:
+    rows = Ledger(str(folder)).rows
+    with Ledger(str(folder)) as ledger:
+        for row in rows:
+            ledger.add(to_line(row | {"further": "preview,structures,rtstruct"}))
+    for row in rows:
+        (folder / "structures" / row["case_id"]).mkdir(parents=True)
+        storage.write_text(f"{folder}/previews/{row['case_id']}.png", "")
+    assert verify(str(folder)).clean, "an RTSTRUCT is of DICOM series alone"
+    (folder / "structures" / "b").rmdir()
+    (folder / "previews" / "c.png").unlink()
+    (folder / "masks" / "c.nii.gz").unlink()
+    assert kinds(folder) == {"lost": ["c"], "lacking": ["b", "c"]}
+    assert todo(folder) == ["b", "c"]
+
+
+def test_inputs_that_changed_or_went_are_told(folder: Path) -> None:
+    scans = folder.parent / "scans"
+    os.utime(scans / "a.nii.gz", (0, 0))
+    (scans / "b.nii.gz").unlink()
+    found = kinds(folder)
+    assert found == {"changed": ["a"], "gone": ["b"]}
+    assert todo(folder) == ["a"]
+    cut(folder / "masks" / "b.nii.gz")
+    assert kinds(folder)["damaged"] == ["b"], "a mask whose image went is still read to its end"
+
+
+def test_cases_of_the_source_without_a_row_are_told(folder: Path) -> None:
+    scans = folder.parent / "scans"
+    (scans / "e.nii.gz").write_bytes((scans / "a.nii.gz").read_bytes())
+    summary = verify(str(folder), str(scans), load_config(None, []))
+    assert summary.notes == ["1 case (e) is not done yet: the next run does it."]
+
+
+def test_a_damaged_part_of_the_ledger_is_removed_and_its_masks_are_orphans(folder: Path) -> None:
+    (part,) = (folder / "ledger").glob("part-*")
+    cut(part)
+    found = kinds(folder)
+    assert found["unreadable"] == [f"ledger/{part.name}"]
+    assert len(found["orphan"]) == 4
+    assert list(ledger_parts.ledger_files(str(folder))) == []
+    assert todo(folder) == list(CASES)
+
+
+def test_what_cannot_be_reached_is_not_called_damaged(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = storage.read_head
+
+    def away(uri: str, count: int) -> bytes:
+        if "/masks/" in uri:
+            raise storage.StoreError("the store does not answer")
+        return real(uri, count)
+
+    monkeypatch.setattr(storage, "read_head", away)
+    found = verify(str(folder))
+    assert {one.kind for one in found.findings} == {"unchecked"}
+    assert found.findings[0].reason == "the store does not answer"
+    monkeypatch.undo()
+    assert todo(folder) == []
+
+
+def test_a_runner_may_check_the_masks_elsewhere(folder: Path) -> None:
+    seen: list[str] = []
+
+    def runner(items: object, label_map: str) -> Checked:
+        for item in items:  # type: ignore[attr-defined]
+            seen.append(item["case_id"])
+            yield item, *((check_mask(item, label_map)) if item["case_id"] != "d" else ("", "its worker died"))
+
+    summary = verify(str(folder), runner=runner)
+    assert sorted(seen) == list(CASES)
+    assert [(one.kind, one.name, one.reason) for one in summary.findings] == [("unchecked", "d", "its worker died")]
+
+
+def test_failed_cases_are_no_finding_but_are_told(folder: Path) -> None:
+    with Ledger(str(folder)) as ledger:
+        ledger.add(to_line({"case_id": "z", "status": "failed", "reason": "cut"}))
+    summary = verify(str(folder))
+    assert summary.clean
+    assert summary.notes == ["1 case (z) has failed: --retry-failed tries again."]
+
+
+def test_only_a_prediction_folder_that_nobody_works_on_is_checked(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(UsageError, match="is no prediction folder"):
+        verify(str(tmp_path / "scans"))
+    with Claim(str(folder), "predict"), pytest.raises(FolderTakenError):
+        verify(str(folder))
