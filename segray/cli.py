@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segray.errors import SegrayError
+from segray import cli_privacy
+from segray.cli_jobs import add_commands
+from segray.errors import SegrayError, UsageError
 
 if TYPE_CHECKING:
     from segray.config import Config
@@ -48,12 +50,16 @@ def _config(path: str | None, overrides: list[str] | None, **named: str | None) 
 
 @app.command()
 def doctor(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="The folder of cases.")],
+    source: Annotated[str | None, typer.Argument(metavar="[SRC]", help="The folder of cases.")] = None,
     out: Annotated[
         str, typer.Option(metavar="DIR", help="Where index.html, doctor.json and sheet.png go; empty: nowhere.")
     ] = "doctor",
     layout: Format = None,
     sheet: Annotated[int, typer.Option(min=0, max=200, help="Cases on the contact sheet.")] = 12,
+    cluster: Annotated[bool, typer.Option("--cluster", help="Examine the nodes of the cluster, not data.")] = False,
+    storage: Annotated[
+        str | None, typer.Option("--storage", metavar="FOLDER", help="With --cluster: storage that all nodes share.")
+    ] = None,
     config: ConfigFile = None,
     overrides: Set = None,
 ) -> None:
@@ -63,8 +69,21 @@ def doctor(
     Exit code 1 where there is an error, else 0.
 
     Example: `segray doctor scans --out doctor`
+
+    The nodes of a cluster, their versions, disks, clocks, network, and storage that all should see, from a job on it:
+    `segray doctor --cluster --storage /mnt/shared`
     """
     settings = _config(config, overrides, ingest__format=layout)
+
+    if cluster:
+        from segray.cli_cluster import print_cluster
+        from segray.pipelines.cluster_doctor import cluster_doctor
+
+        found = cluster_doctor(settings, storage)
+        print_cluster(found)
+        raise typer.Exit(found.exit_code)
+    if source is None:
+        raise UsageError("The doctor needs a folder of cases.", mend="Name it, or give --cluster.")
 
     from segray.cli_display import CaseLine
     from segray.cli_doctor import print_doctor
@@ -146,6 +165,55 @@ def train(
     raise typer.Exit(SOME_FAILED if summary.failed else 0)
 
 
+@app.command()
+def tune(
+    config: Annotated[str | None, typer.Argument(metavar="CONFIG", help="A YAML config that all trials share.")] = None,
+    space: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="A search space (Python); overrides tune.space."),
+    ] = None,
+    shards: Annotated[str | None, typer.Option(metavar="FOLDER", help="Shards; overrides train.shards.")] = None,
+    run: Annotated[str | None, typer.Option(metavar="FOLDER", help="The sweep's folder; overrides tune.run.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials in all; overrides tune.trials.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0, help="No trial begins later; overrides tune.minutes.")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="SWEEP", help="Go on with an interrupted sweep.")] = None,
+    dry: Annotated[
+        int, typer.Option("--dry-run", min=0, metavar="N", help="Print N examples of what trials get; train nothing.")
+    ] = 0,
+    overrides: Set = None,
+) -> None:
+    """Search the settings of a training: many trials, the poor ones ended early; leaves best.yaml and its bundle.
+
+    Example: `segray tune my.yaml --space tune_spaces/unet2d.py --shards shards --run sweeps/one --trials 100`
+
+    Go on after an interruption, or with more trials: `segray tune --resume sweeps/one --trials 200`
+
+    Cases that the outcome is to be judged by have no part in it: ingest with `ingest.split.test`.
+    """
+    settings = _config(
+        config,
+        overrides,
+        train__shards=shards,
+        tune__run=run,
+        tune__space=space,
+        tune__trials=None if trials is None else str(trials),
+        tune__minutes=None if minutes is None else str(minutes),
+    )
+
+    from segray.cli_display import console, print_note
+    from segray.cli_sweep import SweepLive, print_draws, print_sweep
+    from segray.pipelines.tune import dry_run
+    from segray.pipelines.tune import tune as start
+
+    if dry:
+        print_draws(dry_run(settings, dry), console)
+        return
+    with SweepLive(resume or settings.tune.run or ".", console):
+        summary = start(settings, resume=resume, trials=trials or 0, minutes=minutes, say=print_note)
+    print_sweep(summary, console)
+    raise typer.Exit(SOME_FAILED if summary.failed else 0)
+
+
 @app.command("preview-augment")
 def preview_augment(
     config: Annotated[str | None, typer.Argument(metavar="CONFIG", help="A YAML config.")] = None,
@@ -169,20 +237,22 @@ def preview_augment(
 
 @app.command()
 def watch(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The run folder of a training, a path or a URI.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a training or a sweep, a path or a URI.")],
     once: Annotated[bool, typer.Option("--once", help="Show it once and end.")] = False,
     interval: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Time between looks.")] = 2.0,
 ) -> None:
-    """Watch a training, from any machine that sees its run folder: progress, loss, Dice, speed, the log.
+    """Watch a training, from any machine that sees its run folder: progress, loss, Dice, speed, the log; or a sweep.
 
     It ends with the training; Ctrl-C ends it before and leaves the training alone. Written to a pipe it gives a line
     whenever something has changed.
 
     Example: `segray watch runs/one`, or after the fact `segray watch runs/one --once`
     """
+    from segray.cli_sweep import watch_sweep
     from segray.cli_watch import watch as show
+    from segray.pipelines.sweep_view import is_sweep
 
-    show(run, interval=interval, once=once)
+    (watch_sweep if is_sweep(run) else show)(run, interval=interval, once=once)
 
 
 @app.command()
@@ -190,32 +260,74 @@ def predict(
     bundle: Annotated[
         str, typer.Argument(metavar="BUNDLE", help="A bundle, the run folder that holds it, or a cross-validation.")
     ],
-    source: Annotated[str, typer.Argument(metavar="SRC", help="A folder of cases, or one NIfTI file.")],
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SRC", help="A folder of cases, one file, a table of cases, or a pattern in quotes."),
+    ],
     destination: Annotated[str, typer.Argument(metavar="DST", help="The prediction folder.")],
     further: Annotated[
         list[str] | None,
         typer.Option("--with", metavar="BUNDLE", help="A further bundle: probabilities are averaged; may be repeated."),
     ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try the cases again that failed.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Predict again what is there already.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Predict nothing: compare DST with its ledger and with SRC, and mend it.")
+    ] = False,
+    delete_orphans: Annotated[
+        bool, typer.Option("--delete-orphans", help="With --verify: remove masks that no row names, and damaged ones.")
+    ] = False,
     layout: Format = None,
     config: ConfigFile = None,
     overrides: Set = None,
 ) -> None:
-    """Write a mask for every case, on the case's own grid, with volumes and mean HU.
+    """Write a mask for every case, on the case's own grid, with tables of its structures and a list for review.
 
     Run again it does only what is missing. Example: `segray predict runs/one scans predictions`
 
     Only the cases held out in training: `--set predict.split=validation`; of a cross-validation these are all cases,
     each predicted by the fold that has not seen it.
+
+    Is every mask whole, and what its row says? `segray predict runs/one scans predictions --verify`
     """
-    settings = _config(config, overrides, ingest__format=layout)
+    flags = {"predict__retry_failed": retry_failed, "predict__overwrite": overwrite}
+    settings = _config(config, overrides, ingest__format=layout, **{key: "true" for key, on in flags.items() if on})
 
-    from segray.cli_display import CaseLine, print_predict
+    from segray.cli_display import CaseLine, print_note, print_predict, print_verify
     from segray.pipelines.predict import predict as run
+    from segray.pipelines.verify import verify_on_ray
 
+    if delete_orphans and not verify:
+        raise UsageError("--delete-orphans is for --verify.", mend="Give both, or neither.")
+    if verify:
+        checked = verify_on_ray(destination, source, settings, delete_orphans=delete_orphans)
+        print_verify(checked)
+        raise typer.Exit(0 if checked.clean else SOME_FAILED)
     with CaseLine("predict") as line:
-        summary = run([bundle, *(further or [])], source, destination, settings, watcher=line)
+        summary = run([bundle, *(further or [])], source, destination, settings, watcher=line, say=print_note)
     print_predict(summary)
     raise typer.Exit(SOME_FAILED if summary.failed else 0)
+
+
+@app.command()
+def export(
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle, or the run folder that holds it.")],
+    destination: Annotated[str, typer.Argument(metavar="DST", help="The file to write.")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="FORMAT", help="onnx, torchscript, openvino or torch.export.")
+    ] = "onnx",
+) -> None:
+    """Write the network of a bundle in another format, with a card of all that is needed to use it without segray.
+
+    What was written is run and compared with the bundle before it lies anywhere.
+
+    Example: `segray export runs/one model.onnx --to onnx`
+    """
+    from segray.cli_display import print_export
+    from segray.engine.export import export_bundle
+    from segray.nets.bundle import find_bundle, load_bundle
+
+    print_export(export_bundle(load_bundle(find_bundle(bundle)), destination, to))
 
 
 @app.command()
@@ -312,6 +424,10 @@ def config(
         print_settings(settings)
 
 
+add_commands(app)
+cli_privacy.add_commands(app)
+
+
 def main() -> None:
     """Run the command line; an error is one line on stderr and an exit code, never a traceback."""
     sys.exit(_guarded(app))
@@ -321,7 +437,9 @@ def _guarded(command: Callable[[], object]) -> int:
     try:
         command()
     except SegrayError as error:
-        typer.echo(f"segray: {error}", err=True)
+        from segray.privacy import hide
+
+        typer.echo(f"segray: {hide(str(error))}", err=True)
         return error.exit_code
     except KeyboardInterrupt:
         typer.echo("segray: interrupted; the same command goes on where it stopped.", err=True)

@@ -12,12 +12,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from segray.privacy import hide, hide_case
+
 if TYPE_CHECKING:
     from segray.config import Config
+    from segray.engine.export import Exported
     from segray.pipelines.evaluate import EvaluateSummary
     from segray.pipelines.ingest import IngestSummary
     from segray.pipelines.predict import PredictSummary
     from segray.pipelines.train import TrainSummary
+    from segray.pipelines.verify import VerifySummary
 
 console = Console(highlight=False)
 
@@ -25,6 +29,11 @@ PLAIN_EVERY_S = 15.0
 """Where the output is no terminal, a progress line comes this often."""
 
 FAILURES_SHOWN = 5
+
+
+def sayable(text: str) -> str:
+    """``text`` for the terminal: without rich's markup, and with pseudonyms where names are hidden."""
+    return escape(hide(text))
 
 
 class _Line:
@@ -47,10 +56,10 @@ class _Line:
 
     def show(self, done: float, total: float, text: str) -> None:
         """Move the bar to ``done`` of ``total`` and show ``text`` behind it."""
-        self._progress.update(self._task, completed=done, total=total, description=escape(text))
+        self._progress.update(self._task, completed=done, total=total, description=sayable(text))
         if not console.is_terminal and time.monotonic() - self._plain_at > PLAIN_EVERY_S:
             self._plain_at = time.monotonic()
-            console.print(escape(f"{self._title} {done:.0f}/{total:.0f} {text}"))
+            console.print(sayable(f"{self._title} {done:.0f}/{total:.0f} {text}"))
 
     def __enter__(self) -> Any:
         self._progress.start()
@@ -67,7 +76,7 @@ class CaseLine(_Line):
 
     def __call__(self, row: dict[str, Any], done: int, total: int) -> None:
         """Take the row of a finished case."""
-        self.show(done, total, str(row.get("case_id", "")))
+        self.show(done, total, hide_case(str(row.get("case_id", ""))))
 
 
 class TrainLine(_Line):
@@ -78,7 +87,7 @@ class TrainLine(_Line):
 
     def plan_case(self, row: dict[str, Any], done: int, total: int) -> None:
         """Take the row of a case that was planned, in a training on cases without ingest."""
-        self.show(done, total, f"plan {row.get('case_id', '')}")
+        self.show(done, total, f"plan {hide_case(str(row.get('case_id', '')))}")
 
     def __call__(self, facts: dict[str, Any]) -> None:
         """Take the content of the run's progress.json."""
@@ -97,22 +106,22 @@ class TrainLine(_Line):
 def print_paths(**paths: str) -> None:
     """A line for each named path."""
     for name, path in paths.items():
-        console.print(f"[bold]{name}[/bold]  {escape(path)}", soft_wrap=True)
+        console.print(f"[bold]{name}[/bold]  {sayable(path)}", soft_wrap=True)
 
 
 def print_failures(failed: list[tuple[str, str]], where: str) -> None:
     """Say how many cases failed, the first reasons, and where all of them are."""
     if not failed:
         return
-    console.print(f"[yellow]{len(failed)} case{'s' * (len(failed) > 1)} failed[/yellow]; reasons in {escape(where)}")
+    console.print(f"[yellow]{len(failed)} case{'s' * (len(failed) > 1)} failed[/yellow]; reasons in {sayable(where)}")
     for case_id, reason in failed[:FAILURES_SHOWN]:
-        console.print(f"  {escape(case_id)}: {escape(reason)}", soft_wrap=True)
+        console.print(f"  {sayable(hide_case(case_id))}: {sayable(reason)}", soft_wrap=True)
 
 
 def print_ingest(summary: IngestSummary) -> None:
     """The outcome of an ingest."""
     for note in summary.notes:
-        console.print(escape(note), soft_wrap=True)
+        console.print(sayable(note), soft_wrap=True)
     split = ", ".join(f"{count} {name}" for name, count in summary.split.items() if count)
     print_paths(
         shards=f"{summary.folder}  ({summary.cases} cases: {split}; {summary.slices} slices; {summary.written} written)"
@@ -123,7 +132,7 @@ def print_ingest(summary: IngestSummary) -> None:
 def print_plan(summary: IngestSummary) -> None:
     """What a training on cases without ingest will use, and what not."""
     for note in summary.notes:
-        console.print(escape(note), soft_wrap=True)
+        console.print(sayable(note), soft_wrap=True)
     split = ", ".join(f"{count} {name}" for name, count in summary.split.items() if count)
     print_paths(
         plan=f"{summary.folder}  ({summary.cases} cases: {split}; {summary.slices} slices, read from the files)"
@@ -133,7 +142,7 @@ def print_plan(summary: IngestSummary) -> None:
 
 def print_note(sentence: str) -> None:
     """A sentence that a command has to say."""
-    console.print(escape(sentence), soft_wrap=True)
+    console.print(sayable(sentence), soft_wrap=True)
 
 
 def print_train(summary: TrainSummary) -> None:
@@ -156,13 +165,33 @@ def _validation(summary: TrainSummary) -> str:
 def print_predict(summary: PredictSummary) -> None:
     """The outcome of a prediction."""
     print_paths(masks=f"{summary.folder}/masks  ({summary.done} of {summary.cases} cases, {summary.new} new)")
+    if summary.review:
+        print_paths(review=summary.review)
     print_failures(summary.failed, f"{summary.folder}/cases.csv")
+
+
+def print_verify(summary: VerifySummary) -> None:
+    """What a check of a prediction folder found."""
+    print_paths(masks=f"{summary.folder}/masks  ({summary.whole} of {summary.cases} are whole and what their rows say)")
+    for note in summary.notes:
+        print_note(note)
+    told = [finding for finding in summary.findings if finding.reason][:FAILURES_SHOWN]
+    for finding in told:
+        console.print(f"  {sayable(hide_case(finding.name))}: {sayable(finding.reason)}", soft_wrap=True)
+
+
+def print_export(written: Exported) -> None:
+    """The files of an export."""
+    for path in written.files:
+        print_paths(written=path)
+    size = "any batch and sides" if written.any_size else "one shape of input"
+    console.print(f"It takes {size}, and differs from the bundle's logits by {written.difference:.2g} at most.")
 
 
 def print_evaluate(summary: EvaluateSummary) -> None:
     """The Dice of every structure and the mean."""
     for note in summary.notes:
-        console.print(escape(note), soft_wrap=True)
+        console.print(sayable(note), soft_wrap=True)
     table = Table(title=f"Dice over {summary.cases} cases", title_justify="left")
     for name, justify in (
         ("structure", "left"),
@@ -174,7 +203,7 @@ def print_evaluate(summary: EvaluateSummary) -> None:
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for row in summary.structures:
         numbers = [_number(row[f"dice_{key}"]) for key in ("mean", "median", "min")]
-        table.add_row(escape(str(row["structure"])), *numbers, str(row["cases"]))
+        table.add_row(sayable(str(row["structure"])), *numbers, str(row["cases"]))
     console.print(table)
     console.print(f"[bold]mean Dice {_number(summary.mean_dice)}[/bold]")
     print_paths(tables=f"{summary.folder}/metrics.csv, {summary.folder}/summary.csv")
@@ -196,8 +225,8 @@ def print_settings(config: Config) -> None:
             value = value[part]
         unit = (field.json_schema_extra or {}).get("unit", "")
         shown = "" if value is None else json.dumps(value)
-        console.print(f"[bold]{key}[/bold] = {escape(shown)} {escape(unit)}".rstrip(), soft_wrap=True)
-        console.print(f"    {escape(field.description or '')}", soft_wrap=True)
+        console.print(f"[bold]{key}[/bold] = {sayable(shown)} {sayable(unit)}".rstrip(), soft_wrap=True)
+        console.print(f"    {sayable(field.description or '')}", soft_wrap=True)
 
 
 def run_demo(data: str | None, out: str, overrides: list[str]) -> int:

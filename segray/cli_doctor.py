@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from rich import box
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from segray.cli_display import console, print_paths
+from segray.cli_display import console, print_paths, sayable
 from segray.doctor.diagnosis import Diagnosis
 from segray.doctor.findings import counts, grouped
 from segray.doctor.intensity import rebinned, usual_range
@@ -41,13 +40,13 @@ BLOCKS, PLAIN_BLOCKS = " ▁▂▃▄▅▆▇█", "    ####"
 def print_doctor(diagnosis: Diagnosis) -> None:
     """Facts, findings by their grade, what ingest would do, and where the whole report lies."""
     for note in diagnosis.notes:
-        console.print(escape(note), soft_wrap=True)
+        console.print(sayable(note), soft_wrap=True)
     for part in _parts(diagnosis):
         console.print(part)
         console.print()
     number = counts(diagnosis.findings)
     console.print(", ".join(f"{count} {grade}{'s' * (count != 1)}" for grade, count in number.items()))
-    console.print(f"[bold]{escape(verdict(diagnosis))}[/bold]", soft_wrap=True)
+    console.print(f"[bold]{sayable(verdict(diagnosis))}[/bold]", soft_wrap=True)
     print_paths(**diagnosis.files)
 
 
@@ -65,7 +64,7 @@ def _parts(diagnosis: Diagnosis) -> Iterator[RenderableType]:
         yield _finding_table(diagnosis)
     planned = _table("What ingest will do", show_header=False)
     for name, value in plan_facts(diagnosis):
-        planned.add_row(escape(name), escape(value))
+        planned.add_row(sayable(name), sayable(value))
     if planned.row_count:
         yield planned
 
@@ -83,7 +82,7 @@ def tally_table(tallies: Mapping[str, Mapping[str, int]], cases: int) -> Table:
         named = [(MEANINGS.get(value, value), count) for value, count in list(found.items())[:TALLIED]]
         shown = ", ".join(f"{value} ({count})" for value, count in named)
         more = f" and {len(found) - TALLIED} others" if len(found) > TALLIED else ""
-        table.add_row(escape(name), escape(shown + more))
+        table.add_row(sayable(name), sayable(shown + more))
     return table
 
 
@@ -100,9 +99,9 @@ def structure_table(rows: Sequence[StructureRow], page: str) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows[:MOST_STRUCTURES]:
         volumes = [_number(one) if row.cases else "-" for one in (row.median_ml, row.low_ml, row.high_ml)]
-        table.add_row(escape(row.name), str(row.cases), str(row.empty), str(row.unmasked), *volumes)
+        table.add_row(sayable(row.name), str(row.cases), str(row.empty), str(row.unmasked), *volumes)
     if len(rows) > MOST_STRUCTURES:
-        where = f"in {escape(page)}" if page else "on the page that --out writes"
+        where = f"in {sayable(page)}" if page else "on the page that --out writes"
         table.caption = f"and {len(rows) - MOST_STRUCTURES} more {where}"
         table.caption_justify = "left"
     return table
@@ -151,6 +150,6 @@ def _finding_table(diagnosis: Diagnosis) -> Table:
         style = GRADE_STYLES[group.grade]
         more = f" (and {len(group.sentences) - 1} more like it)" if len(group.sentences) > 1 else ""
         named = f"{len(group.cases)}: {group.named}" if group.cases else "all"
-        what = escape(f"{group.code}: {group.sentences[0]}{more}")
-        table.add_row(f"[{style}]{group.grade}[/{style}]", escape(named), what, escape(group.mend))
+        what = sayable(f"{group.code}: {group.sentences[0]}{more}")
+        table.add_row(f"[{style}]{group.grade}[/{style}]", sayable(named), what, sayable(group.mend))
     return table

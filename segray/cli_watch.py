@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -28,37 +29,69 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 MEANWHILE = "no sign of it for {quiet}: a long validation, or it was killed; then `segray train --resume {run}` goes on"
 
 
+V = TypeVar("V", bound="Shown")
+V_co = TypeVar("V_co", bound="Shown", covariant=True)
+
+
+class Shown(Protocol):
+    """What can be watched: it ends some time."""
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more will come."""
+
+
+class Reader(Protocol[V_co]):
+    """Reads what can be watched from its folder."""
+
+    def view(self) -> V_co:
+        """How it stands now. Raises UsageError where the folder has been removed."""
+
+
 def watch(path: str, *, interval: float, once: bool, console: Console | None = None) -> None:
     """Show the run at ``path`` until it has ended, or once; Ctrl-C ends it.
 
     A terminal gets one frame that is drawn again; anything else a line whenever something has changed.
     """
+    follow(lambda: RunReader(path), frame, plain_line, interval=interval, once=once, console=console)
+
+
+def follow(
+    open_reader: Callable[[], Reader[V]],
+    draw: Callable[[V, Console], RenderableType],
+    say: Callable[[V], str],
+    *,
+    interval: float,
+    once: bool,
+    console: Console | None = None,
+) -> None:
+    """Watch anything as :func:`watch` does a run: ``draw`` makes its frame, ``say`` its line."""
     console = console or Console(highlight=False)
     try:
-        reader = RunReader(path)
+        reader = open_reader()
         if once:
-            console.print(frame(reader.view(), console))
+            console.print(draw(reader.view(), console))
         elif console.is_terminal:
-            _redraw(reader, interval, console)
+            _redraw(reader, draw, interval, console)
         else:
-            _lines(reader, interval, console)
+            _lines(reader, say, interval, console)
     except KeyboardInterrupt:
         return
 
 
-def _redraw(reader: RunReader, interval: float, console: Console) -> None:
+def _redraw(reader: Reader[V], draw: Callable[[V, Console], RenderableType], interval: float, console: Console) -> None:
     view = reader.view()
-    with Live(frame(view, console), console=console, auto_refresh=False) as live:
+    with Live(draw(view, console), console=console, auto_refresh=False) as live:
         while not view.ended:
             time.sleep(interval)
             view = _again(reader, view)
-            live.update(frame(view, console), refresh=True)
+            live.update(draw(view, console), refresh=True)
 
 
-def _lines(reader: RunReader, interval: float, console: Console) -> None:
+def _lines(reader: Reader[V], say: Callable[[V], str], interval: float, console: Console) -> None:
     shown, view = "", reader.view()
     while True:
-        line = plain_line(view)
+        line = say(view)
         if line != shown:
             console.print(Text(line), soft_wrap=True)
             shown = line
@@ -68,8 +101,8 @@ def _lines(reader: RunReader, interval: float, console: Console) -> None:
         view = _again(reader, view)
 
 
-def _again(reader: RunReader, before: RunView) -> RunView:
-    """The run now; as it was before where an object store did not answer this time."""
+def _again(reader: Reader[V], before: V) -> V:
+    """How it stands now; as it was before where an object store did not answer this time."""
     try:
         return reader.view()
     except UsageError:

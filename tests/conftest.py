@@ -19,6 +19,7 @@ ALLOWED_SKIPS = ROOT / ".ci" / "allowed_skips.txt"
 RAY_ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_worker_niceness": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }
@@ -109,6 +110,23 @@ def s3(s3_server: dict[str, str], new_bucket: Callable[[], str], monkeypatch: py
     for name, value in s3_server.items():
         monkeypatch.setenv(name, value)
     return new_bucket()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--third N``: CI takes another third of the long tests each time."""
+    parser.addoption("--third", type=int, choices=(0, 1, 2), help="of the modules with long tests every third only")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the long tests of the other thirds; those of a module share what it trains, and stay together."""
+    third = config.getoption("--third")
+    if third is None:
+        return
+    long = {item: item.path for item in items if item.get_closest_marker("long")}
+    chosen = set(sorted(set(long.values()))[third::3])
+    left = [item for item in items if item in long and long[item] not in chosen]
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if item not in left]
 
 
 def _allowed_reasons() -> set[str]:

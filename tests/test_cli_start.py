@@ -99,3 +99,9 @@ def test_an_unknown_setting_is_said_in_one_line() -> None:
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "Did you mean train.epochs?" in " ".join((done.stderr + done.stdout).split())
+
+
+def test_a_flag_of_verify_alone_is_refused() -> None:
+    done = run_segray("predict", "bundle", "scans", "out", "--delete-orphans")
+    assert done.returncode == 2
+    assert "--delete-orphans is for --verify." in " ".join(done.stderr.split())

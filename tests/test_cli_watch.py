@@ -91,6 +91,8 @@ def test_a_pipe_gets_a_line_a_change_and_the_end(tmp_path: Path) -> None:
 
 def test_ctrl_c_ends_it_with_a_clean_terminal(tmp_path: Path) -> None:
     under_way(make_run(tmp_path / "run"), 3, 5)
+    # A shell gives what it runs in the background no Ctrl-C, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, "watch", str(tmp_path / "run"), "--interval", "0.2"],

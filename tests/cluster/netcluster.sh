@@ -8,6 +8,7 @@ NET=${NC_NET:-10.77.0}               # private /24
 STATE=${NC_STATE:-/tmp/netcluster-$NAME}
 VENV=${NC_VENV:-$(dirname "$(dirname "$(command -v ray || echo /usr/bin/ray)")")}   # the venv every node uses (same path on all nodes)
 SHM=${NC_SHM:-2g}                    # size of every node's /dev/shm
+TMP_SIZE=${NC_TMP:-}                 # size of every node's /tmp in memory, such as 200m; empty: it lies on the machine's disk
 BR=${NAME}br
 BIND=${NC_BIND:-}                    # more paths (space separated) every node sees, e.g. your checkout
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -36,7 +37,7 @@ node_init() { # runs INSIDE the new namespaces, ends as sshd = PID 1 of the node
   done
   mount --rbind "$STATE/shared" /mnt
   mount --rbind "$d/root" /root
-  mount --rbind "$d/tmp" /tmp
+  if [[ -n $TMP_SIZE ]]; then mount -t tmpfs -o "size=$TMP_SIZE,mode=1777" tmpfs /tmp; else mount --rbind "$d/tmp" /tmp; fi
   cd /; export HOME=/root
   exec env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 \
      /usr/sbin/sshd -D -e -f /run/netcluster/sshd_config
@@ -72,8 +73,8 @@ EOC
 export PATH=$VENV/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export RAY_USAGE_STATS_ENABLED=0 PYTHONDONTWRITEBYTECODE=1 ${NC_ENV:-}
 EOC
-  cp "$d/root/.profile" "$d/root/.bashrc"
-  NC_NAME=$NAME NC_NET=$NET NC_STATE=$STATE NC_VENV=$VENV NC_SHM=$SHM NC_BIND=$BIND setsid \
+  [[ -f $d/root/.bashrc ]] || cp "$d/root/.profile" "$d/root/.bashrc"
+  NC_NAME=$NAME NC_NET=$NET NC_STATE=$STATE NC_VENV=$VENV NC_SHM=$SHM NC_BIND=$BIND NC_TMP=$TMP_SIZE setsid \
     ip netns exec "$ns" unshare --pid --mount --uts --ipc --fork --mount-proc --kill-child=KILL \
     bash "$HERE/netcluster.sh" _init "$i" >"$d/log" 2>&1 </dev/null &
   echo $! >"$d/holder.pid"; disown
@@ -85,12 +86,17 @@ ssh_node() { local i=$1; shift
   ssh -q -i "$STATE/key" -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o ConnectTimeout=2 \
       -o LogLevel=ERROR "root@$(node_ip "$i")" "$@"; }
 
-kill_node() { # power cut: SIGKILL for every process of the node, link gone
+cut_node() { # power cut: SIGKILL for every process of the node, link gone; what lies on its disk stays
   local i=$1 d=$STATE/node$1
   [[ -f $d/holder.pid ]] && kill -9 "$(cat "$d/holder.pid")" 2>/dev/null || true
   rm -f "$d/holder.pid"
   ip netns del "$NAME$i" 2>/dev/null || true
   ip link del "${NAME}${i}h" 2>/dev/null || true
+}
+
+kill_node() { # a power cut that the disk did not survive
+  local i=$1 d=$STATE/node$1
+  cut_node "$i"
   grep -q " $d/" /proc/self/mounts && { echo "mounts left below $d, not removing" >&2; return 1; }
   rm -rf "$d/tmp" "$d/root"      # a killed node comes back with an empty disk
 }
@@ -124,12 +130,13 @@ case "${1:-}" in
       sed -e "s|@NAME@|$NAME|g;s|@HEAD@|$(node_ip 0)|g;s|@WORKERS@|${w%,}|g;s|@KEY@|$STATE/key|g;s|@NW@|$((n-1))|g;s|@RAYENV@|${NC_RAY_ENV:-}|g;s|@HEADARGS@|${NC_HEAD_ARGS:---num-cpus=0 --object-store-memory=100000000}|g;s|@WORKERARGS@|${NC_WORKER_ARGS:---num-cpus=2 --object-store-memory=300000000}|g" "$HERE/cluster.template.yaml" ;;
   start-node) start_node "$2" ;;
   kill-node) kill_node "$2" ;;
+  cut-node) cut_node "$2" ;;
   unplug) unplug_node "$2" ;;
   plug) plug_node "$2" ;;
   ssh) i=$2; shift 2; ssh_node "$i" "$@" ;;
   pids) # host pids of all processes of a node
       h=$(cat "$STATE/node$2/holder.pid"); init=$(pgrep -P "$h" | head -1)
-      ns=$(readlink /proc/$init/ns/pid); for p in /proc/[0-9]*; do [[ $(readlink $p/ns/pid 2>/dev/null) == "$ns" ]] && echo "${p#/proc/} $(tr '\0' ' ' <$p/cmdline | cut -c1-100)"; done ;;
+      ns=$(readlink /proc/$init/ns/pid); for p in /proc/[0-9]*; do if [[ $(readlink $p/ns/pid 2>/dev/null) == "$ns" ]]; then echo "${p#/proc/} $(tr '\0' ' ' <$p/cmdline | cut -c1-100)"; fi; done ;;
   ray-up)   # ray up from this machine; NC_TOKEN=1: cluster with token authentication
       f=$STATE/cluster.yaml
       if [[ ${NC_TOKEN:-0} == 1 ]]; then
@@ -147,5 +154,5 @@ case "${1:-}" in
       RAY_UP_enable_autoscaler_v2=0 HOME=$STATE "$VENV/bin/ray" down -y "$f"
       for d in "$STATE"/node*; do i=${d##*node}; [[ -f $d/holder.pid ]] && ssh_node "$i" "bash -lc 'ray stop --force'" >/dev/null 2>&1 || true; done ;;
   down) down ;;
-  *) echo "usage: $0 up [N] | ray-up | ray-down | down | kill-node I | start-node I | unplug I | plug I | ssh I CMD | pids I | yaml N" >&2; exit 2 ;;
+  *) echo "usage: $0 up [N] | ray-up | ray-down | down | kill-node I | cut-node I | start-node I | unplug I | plug I | ssh I CMD | pids I | yaml N" >&2; exit 2 ;;
 esac
