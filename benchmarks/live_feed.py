@@ -33,6 +33,7 @@ from segray.pipelines import live
 from segray.pipelines.feed import EpochFeed
 from segray.pipelines.ingest import ingest, ingest_cases
 from segray.pipelines.runtime import ray_session
+from segray.shards.cache import ShardCache
 from segray.shards.index import SliceIndex, Visit, load_index
 from segray.shards.manifest import load_manifest
 from segray.shards.reader import ReadVisit
@@ -56,8 +57,8 @@ def rate(folder: str, config: Config, read: ReadVisit | None = None) -> tuple[in
     """Slices and seconds of all epochs of a feed."""
     before = live.visit_reader
 
-    def chosen(index: SliceIndex) -> ReadVisit:
-        return read or before(index)
+    def chosen(index: SliceIndex, cache: ShardCache | None) -> ReadVisit:
+        return read or before(index, cache)
 
     with mock.patch.object(feed_module, "visit_reader", chosen):
         begin = time.perf_counter()

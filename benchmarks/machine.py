@@ -12,7 +12,7 @@ from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
-PACKAGES = ("segray", "ray", "torch", "numpy", "pyarrow", "blosc2", "isal", "nibabel", "monai", "scipy")
+PACKAGES = ("segray", "ray", "torch", "numpy", "pyarrow", "blosc2", "isal", "nibabel", "monai", "scipy", "openvino")
 
 
 def machine_facts() -> dict[str, Any]:
