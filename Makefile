@@ -11,10 +11,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test lint types clean
+.PHONY: help install dev demo test test-long lint types clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "Settings: PYTHON=python3.12 (the interpreter), VENV=.venv, PIP_ARGS=... (more arguments of pip install, such as"
 	@echo "--extra-index-url https://download.pytorch.org/whl/cpu for the small torch without CUDA), PYTEST_ARGS=..."
@@ -62,8 +62,14 @@ dev: $(VENV)/.dev ## the same with what tests and checks need
 demo: $(VENV)/.installed ## phantoms, ingest, train, predict, evaluate, report; DATA=folder: on your cases; OUT=demo
 	@$(BIN)/segray demo $(if $(DATA),--data "$(DATA)") --out "$(OUT)" || [ $$? -eq 3 ]
 
-test: $(VENV)/.dev ## all tests that need one machine, no root and no data
-	@$(BIN)/python -m pytest -m "not cluster and not browser and not realdata" $(PYTEST_ARGS)
+# Those that share the Ray of the session run one after the other; of the rest as many at a time as there are cores.
+test: $(VENV)/.dev ## all tests that need one machine, no root and no data, but the long ones
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray and not cluster and not browser and not realdata" \
+	  -n auto --maxprocesses 8 --dist loadscope $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "ray and not long and not cluster and not browser and not realdata" $(PYTEST_ARGS)
+
+test-long: $(VENV)/.dev ## those that train or sweep for a minute each, with real kills among them
+	@$(BIN)/python -m pytest -m "long and not cluster and not browser and not realdata" $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev ## ruff and import-linter
 	@$(BIN)/ruff check .
