@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch._inductor.config
+import torch._inductor.config as inductor
 from torch.nn import functional
 
 from segray.case import LabelMap
@@ -33,6 +35,12 @@ SPACING = (2.0, 1.0, 1.0)
 
 openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
 compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler is installed")
+
+
+def _inductor(**settings: Any) -> AbstractContextManager[None]:
+    """Settings of inductor for a while; those of monkeypatch would be deleted afterwards, not restored."""
+    patched: AbstractContextManager[None] = inductor.patch(settings)
+    return patched
 
 
 def _bundle(folder: Path, grid: Grid | None = None, **net: Any) -> Bundle:
@@ -171,20 +179,25 @@ def test_dice_over_all_foreground() -> None:
 
 
 @compiler
-def test_the_compiled_pass_equals_the_net(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Most of the time of the first program goes into headers that only further ones profit of.
-    monkeypatch.setattr(torch._inductor.config, "cpp_cache_precompile_headers", False)
+def test_the_compiled_pass_equals_the_net() -> None:
     net = build_net(NetConfig(features=[4, 8]), 1, 3).eval()
     images = torch.randn(1, 1, 16, 16)
-    with torch.inference_mode():
+    # Most of the time of the first program goes into headers that only further ones profit of.
+    with _inductor(cpp_cache_precompile_headers=False), torch.inference_mode():
         fast = CompiledPass(net, CPU, "float32")
         torch.testing.assert_close(fast(images), net(images), atol=1e-5, rtol=1e-4)
     assert fast.fallback == ""
 
 
+@pytest.fixture
+def no_compiler(tmp_path: Path) -> Iterator[None]:
+    with _inductor(**{"cpp.cxx": (str(tmp_path / "no-g++"),)}):
+        yield
+
+
+@pytest.mark.usefixtures("no_compiler")
 def test_without_a_compiler_torch_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (str(tmp_path / "no-g++"),))
     torch._dynamo.reset()
     choice = choose_forward("compile", _bundle(tmp_path), EXACT, _voxels(5, 24, 32), SPACING)
     assert (choice.name, choice.precision) == ("torch", "float32")
