@@ -1,13 +1,15 @@
 """What helps on COVID-19 infection in CT pictures of groups that training has not seen: one change a row.
 
-    python benchmarks/quality/covid.py DATA [--epochs 20] [--rows base focal] [--keep FOLDER] [--small]
+    python benchmarks/quality/covid.py DATA [--epochs 20] [--rows base focal tversky+residual] [--keep FOLDER] [--small]
 
 DATA holds frames/, masks/ (infection) and lung_masks/: 662 pictures of six patient groups. The base is
 examples/covid_lungs2d.yaml. Each row changes one thing and trains three folds for the same number of epochs; a group is
 never cut, so that every group is predicted by a net that has seen none of its pictures. `segray predict` and `segray
 evaluate` as a user runs them; Dice of all voxels of a group, mean over the six groups, and the lowest of them. Each row
-is trained with two seeds, whose difference tells how much is luck. As many trainings run at once as there are cores,
-each on a core of its own, some 15 minutes; one that is in --keep already is not run again.
+is trained with two seeds, whose difference tells how much is luck. Rows joined by + are changed together. As many
+trainings run at once as there are cores, each on a core of its own, some 15 minutes; one that is in --keep is not run
+again. All rows take hours: each is written to the results file when it is done, and rows that stand there from before,
+of as many epochs and folds, stay.
 
 Seen with 6 epochs, which is 165 steps a fold: two seeds of the base gave 0.477 and 0.364, so that nothing between them
 tells of a setting (focal 0.464; infection weighing three times 0.254). Hence 20 epochs.
@@ -24,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from machine import write_result
+from machine import RESULTS, machine_facts, write_result
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "examples" / "covid_lungs2d.yaml"
@@ -56,6 +58,15 @@ ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
     "average of weights": ("optimisation", ("optim.average=0.99",)),
 }
 """Name of a row: what kind of change it is, and the settings."""
+
+
+def row_named(name: str) -> tuple[str, tuple[str, ...]]:
+    """What kinds of change a row is, and its settings; several rows joined by + are made together."""
+    unknown = [part for part in name.split("+") if part not in ROWS]
+    if unknown:
+        raise SystemExit(f"there is no row {unknown[0]}; there are: {', '.join(ROWS)}")
+    kinds, settings = zip(*(ROWS[part] for part in name.split("+")), strict=True)
+    return ", ".join(dict.fromkeys(filter(None, kinds))), tuple(setting for one in settings for setting in one)
 
 
 def segray(core: int, *words: str, settings: Sequence[str] = ()) -> None:
@@ -96,7 +107,7 @@ def run_once(
         words = (
             ("train", "--resume", run) if begun else ("train", config, "--shards", str(work / "shards"), "--run", run)
         )
-        segray(core, *words, settings=() if begun else (*fit, *one_at_once, *ROWS[name][1], *more))
+        segray(core, *words, settings=() if begun else (*fit, *one_at_once, *row_named(name)[1], *more))
     words = ("predict", run, str(data), str(place / "masks"), "--config", config)
     segray(core, *words, settings=("predict.split=validation", "predict.review=0"))
     segray(core, "evaluate", str(place / "masks"), str(data), "--config", config)
@@ -110,7 +121,7 @@ def row_of(name: str, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """A row of the table: means over groups, of each seed and of all."""
     infection = [float(np.mean(list(one["dice"]["infection"].values()))) for one in found]
     lung = [float(np.mean(list(one["dice"]["lung"].values()))) for one in found]
-    kind, settings = ROWS[name]
+    kind, settings = row_named(name)
     return {
         "changes": kind or "nothing",
         "settings": list(settings),
@@ -120,6 +131,7 @@ def row_of(name: str, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "lung": round(float(np.mean(lung)), 4),
         "groups of each seed": [one["dice"]["infection"] for one in found],
         "seconds": [one["seconds"] for one in found],
+        "processor": machine_facts()["processor"],
     }
 
 
@@ -130,7 +142,8 @@ def measure(
     epochs: int,
     more: Sequence[str] = (),
     seeds: Sequence[int] = SEEDS,
-) -> dict[str, dict[str, Any]]:
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and result of each row, as they are done."""
     cores: queue.SimpleQueue[int] = queue.SimpleQueue()
     affinity = sorted(os.sched_getaffinity(0))
     for core in affinity:
@@ -145,10 +158,18 @@ def measure(
         finally:
             cores.put(core)
 
-    units = [(name, seed) for name in names for seed in seeds]
     with ThreadPoolExecutor(len(affinity)) as pool:
-        found = dict(zip(units, pool.map(one, units), strict=True))
-    return {name: row_of(name, [found[name, seed] for seed in seeds]) for name in names}
+        scores = pool.map(one, [(name, seed) for name in names for seed in seeds])
+        for name in names:
+            yield name, row_of(name, [next(scores) for _ in seeds])
+
+
+def rows_before(epochs: int) -> dict[str, Any]:
+    """Rows of the results file that were trained as long as these are."""
+    path = RESULTS / "quality_covid.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    rows: dict[str, Any] = found.get("rows", {})
+    return rows if (found.get("epochs"), found.get("folds")) == (epochs, FOLDS) else {}
 
 
 def small_data(folder: Path) -> Path:
@@ -170,7 +191,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", nargs="?", help="folder with frames/, masks/ and lung_masks/")
     parser.add_argument("--epochs", type=int, default=20, help="of each fold")
-    parser.add_argument("--rows", nargs="*", choices=ROWS, default=list(ROWS), help="which; all by default")
+    parser.add_argument("--rows", nargs="*", default=list(ROWS), help="which; all by default")
     parser.add_argument("--keep", help="folder for shards, runs, masks and finished rows; else they are thrown away")
     parser.add_argument("--small", action="store_true", help="one row on made pictures, nothing written: for CI")
     arguments = parser.parse_args()
@@ -179,12 +200,16 @@ def main() -> None:
         work = Path(arguments.keep or scratch)
         work.mkdir(parents=True, exist_ok=True)
         if arguments.small:
-            print(measure(small_data(work / "data"), work, ["tversky"], 1, ("net.features=[4,8]",), (0,)))
+            print(dict(measure(small_data(work / "data"), work, ["tversky"], 1, ("net.features=[4,8]",), (0,))))
             return
         if not arguments.data:
             parser.error("name the folder of the data")
-        rows = measure(Path(arguments.data).resolve(), work, arguments.rows, arguments.epochs)
-    write_result("quality_covid", {"epochs": arguments.epochs, "folds": FOLDS, "rows": rows})
+        for name in arguments.rows:
+            row_named(name)
+        rows = rows_before(arguments.epochs)
+        for name, row in measure(Path(arguments.data).resolve(), work, arguments.rows, arguments.epochs):
+            rows[name] = row
+            write_result("quality_covid", {"epochs": arguments.epochs, "folds": FOLDS, "rows": rows})
 
 
 if __name__ == "__main__":
