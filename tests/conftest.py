@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from segray.outage import patient
+
 ROOT = Path(__file__).resolve().parents[1]
 ALLOWED_SKIPS = ROOT / ".ci" / "allowed_skips.txt"
 
@@ -23,6 +25,13 @@ RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }
+
+
+@pytest.fixture(autouse=True)
+def _no_patience() -> Iterator[None]:
+    """Stages that a test runs in this process make it patient; the next test's writes would wait for minutes."""
+    with patient(0):
+        yield
 
 
 @pytest.fixture(scope="session")
