@@ -436,7 +436,7 @@ class TrainConfig(Section):
     checkpointing: bool = setting(
         False,
         "compute activations again in the backward pass: less memory, about a third more time; where memory runs out "
-        "it is switched on by itself, and after that the batch is halved",
+        "it is switched on by itself, and after that the batch is halved; not with compile, where the batch is halved",
     )
     compile: bool = setting(False, "torch.compile: slow first steps, then faster ones, on GPUs above all")
     workers: PositiveInt | tuple[PositiveInt, PositiveInt] = setting(
@@ -494,6 +494,12 @@ class TrainConfig(Section):
             raise ValueError("folds is 1, and a fold is tested on by the others; 0 trains on the split of the shards")
         if self.fold is not None and self.fold >= self.folds:
             raise ValueError(f"fold is {self.fold}, and there are {self.folds} folds, counted from 0")
+        return self
+
+    @model_validator(mode="after")
+    def _is_traced(self) -> TrainConfig:
+        if self.compile and self.checkpointing:
+            raise ValueError("compile cannot trace what checkpointing computes again; leave one of them out")
         return self
 
     @model_validator(mode="after")

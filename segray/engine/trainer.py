@@ -159,13 +159,22 @@ class Trainer:
         self._average = WeightAverage(self.network, config.optim.average) if config.optim.average else None
         self._pending: tuple[str, ...] = ()
         self._before: Tensor | None = None
+        self._sound = True
         self._pieces = self._largest = 1
         self.network.checkpointing = config.train.checkpointing
         if config.train.compile:
             self.network.compile()
 
     def step(
-        self, batch: Batch, *, epoch: int, step: int, progress: float, drops: int = 0, update: bool = True
+        self,
+        batch: Batch,
+        *,
+        epoch: int,
+        step: int,
+        progress: float,
+        drops: int = 0,
+        update: bool = True,
+        together: int = 0,
     ) -> StepResult:
         """Augment, forward, backward, update.
 
@@ -179,6 +188,7 @@ class Trainer:
             progress: share of the run that is done, in [0, 1].
             drops: how often the learning rate was lowered (schedule plateau).
             update: False: the gradient is kept for a later step (``optim.accumulate``).
+            together: batches whose mean gradient makes the update; 0: ``optim.accumulate``.
         """
         lr = learning_rate(self.config.optim, step=step, progress=progress, drops=drops)
         for group in self._optimiser.param_groups:
@@ -187,17 +197,19 @@ class Trainer:
         if not self._pending:
             self._before = self._copied_statistics()
             self._optimiser.zero_grad(set_to_none=True)
+            self._sound = True
         self._pending += batch.case_ids
         self.model.train()
         try:
-            parts = self._learn(images, targets, update)
+            parts = self._learn(images, targets, update, together or self.config.optim.accumulate)
         except torch.OutOfMemoryError:
             self._forget()
             raise
         norm = self._gradient_norm() if update else torch.full_like(parts.dice, math.nan)
         # One transfer a step: everything that the host wants to know comes in a single tensor.
         loss, dice, entropy, size = torch.stack((parts.total.detach(), parts.dice, parts.cross_entropy, norm)).tolist()
-        skipped = self._update(finite=math.isfinite(size), loss_finite=math.isfinite(loss)) if update else ()
+        self._sound &= math.isfinite(loss)
+        skipped = self._update(finite=math.isfinite(size)) if update else ()
         return StepResult(loss, dice, entropy, size, lr, batch.slices, skipped)
 
     def spare_memory(self) -> str:
@@ -209,7 +221,7 @@ class Trainer:
         Raises:
             SegrayError: a single slice was too much already.
         """
-        if not self.network.checkpointing and isinstance(self.network, UNet):
+        if not self.network.checkpointing and isinstance(self.network, UNet) and not self.config.train.compile:
             self.network.checkpointing = True
             return "Memory ran out: activations are computed again from now on (train.checkpointing)."
         if self._pieces >= self._largest:
@@ -230,7 +242,7 @@ class Trainer:
         """What :meth:`spare_memory` has come to."""
         return {"checkpointing": self.network.checkpointing, "pieces": self._pieces}
 
-    def _learn(self, images: Tensor, targets: Sequence[Target], update: bool) -> LossParts:
+    def _learn(self, images: Tensor, targets: Sequence[Target], update: bool, together: int) -> LossParts:
         """Loss and gradients of a batch, in pieces where memory is short."""
         self._largest = max(self._largest, len(images))
         size = -(-len(images) // self._pieces)
@@ -240,7 +252,7 @@ class Trainer:
             share = (rows.stop - rows.start) / len(images)
             with self._unsynchronised(update and rows.stop == len(images)):
                 parts = self._forward(images[rows], [target.part(rows) for target in targets])
-                scale = share / self.config.optim.accumulate
+                scale = share / together
                 self._scaler.scale(parts.total if scale == 1 else parts.total * scale).backward()  # type: ignore[no-untyped-call]
             learnt.append((share, parts.detached()))
         return weighted_parts(learnt)
@@ -256,7 +268,7 @@ class Trainer:
         """What to validate and to keep: the moving average of the weights, where there is one, or the network."""
         return self.network if self._average is None else self._average.network
 
-    def _update(self, *, finite: bool, loss_finite: bool) -> tuple[str, ...]:
+    def _update(self, *, finite: bool) -> tuple[str, ...]:
         """Move the weights, or put everything back; the cases of the batches that came to nothing."""
         cases, self._pending = self._pending, ()
         if finite:
@@ -266,8 +278,8 @@ class Trainer:
         else:
             self._restore_statistics(self._before)
         self._scaler.update()
-        # In fp16 a finite loss with an infinite gradient says that the scale is too large, not that the batch is bad.
-        return () if finite or (loss_finite and self._scaler.is_enabled()) else cases
+        # In fp16 finite losses with an infinite gradient say that the scale is too large, not that a batch is bad.
+        return () if finite or (self._sound and self._scaler.is_enabled()) else cases
 
     def _gradient_norm(self) -> Tensor:
         self._scaler.unscale_(self._optimiser)

@@ -55,13 +55,17 @@ class Objective:
         if ignored is not None:
             logits, labels = leave_out(logits, labels, ignored)
             if not labels.numel():
-                nothing = logits.sum()
-                return LossParts(nothing, nothing.detach(), nothing.detach())
+                return self._nothing(logits.sum())
         fast = overlapping_loss if self._overlapping else segmentation_loss
         # Dice and cross entropy are told even where nothing is learnt from them.
         learnt = self._fast.dice > 0 or self._fast.cross_entropy > 0
         parts = fast(logits if learnt else logits.detach(), labels, self._fast)
         return self._with_more(parts, logits, labels) if self._more else parts
+
+    def _nothing(self, zero: Tensor) -> LossParts:
+        """The loss where no pixel is judged: every term is 0."""
+        told = zero.detach()
+        return LossParts(zero, told, told, {name: told for name in self._more if name != "cross_entropy"})
 
     def _with_more(self, parts: LossParts, logits: Tensor, labels: Tensor) -> LossParts:
         scored = self._scored(logits, labels)

@@ -204,14 +204,13 @@ class Session:
         for number, (batch, wait) in enumerate(self._batches(feed, epoch), start=1):
             step = (epoch - 1) * self.steps + number - 1
             begin = time.monotonic()
-            update = number % self.config.optim.accumulate == 0 or number == self.steps
-            result = self._step(batch, epoch, step, self._progress(step, clock), update)
+            result = self._step(batch, epoch, step, self._progress(step, clock), number)
             seconds = time.monotonic() - begin
             waited, stepped = waited + wait, stepped + seconds
             self.metrics.step(result, seconds, wait)
             if result.skipped:
                 self._say(f"step {step} of epoch {epoch} skipped: {result.skipped}", "warning")
-            else:
+            elif math.isfinite(result.loss):
                 sums += (
                     result.slices,
                     *(value * result.slices for value in (result.loss, result.dice_loss, result.cross_entropy)),
@@ -225,12 +224,20 @@ class Session:
             )
         return self._epoch_row(epoch, sums, result.lr, stepped, waited, time.monotonic() - clock)
 
-    def _step(self, batch: Batch, epoch: int, step: int, progress: float, update: bool) -> StepResult:
-        """A step, again with less memory where it ran out."""
+    def _step(self, batch: Batch, epoch: int, step: int, progress: float, number: int) -> StepResult:
+        """A step, the ``number``-th of its epoch, again with less memory where it ran out."""
+        before = (number - 1) // self.config.optim.accumulate * self.config.optim.accumulate
+        last = min(before + self.config.optim.accumulate, self.steps)
         while True:
             try:
                 return self.trainer.step(
-                    batch, epoch=epoch, step=step, progress=progress, drops=self.position.drops, update=update
+                    batch,
+                    epoch=epoch,
+                    step=step,
+                    progress=progress,
+                    drops=self.position.drops,
+                    update=number == last,
+                    together=last - before,
                 )
             except torch.OutOfMemoryError:
                 self._say(self.trainer.spare_memory(), "warning")

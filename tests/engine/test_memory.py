@@ -12,7 +12,7 @@ import torch
 
 from segray.config import Config, parse_config
 from segray.engine.trainer import Batch, Trainer
-from segray.errors import SegrayError
+from segray.errors import SegrayError, UsageError
 from segray.nets.normalise import Normalisation
 from segray.nets.unet import build_net
 
@@ -123,6 +123,15 @@ def test_a_slice_that_does_not_fit_ends_in_words() -> None:
 
     with pytest.raises(SegrayError, match="A single slice, or patch, does not fit"):
         learn()
+
+
+def test_a_compiled_net_is_not_told_to_compute_again() -> None:
+    """torch.compile cannot trace what keeps the running statistics of a second pass."""
+    with pytest.raises(UsageError, match=r"compile.*checkpointing"):
+        _config(compile=True, checkpointing=True)
+    trainer = _trainer(_config(compile=True))
+    trainer._largest = 4
+    assert "2 pieces" in trainer.spare_memory()
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler is installed")

@@ -279,6 +279,31 @@ def test_accumulated_batches_move_the_weights_like_one_batch_of_all() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_last_update_of_fewer_batches_has_their_mean_gradient(name: str) -> None:
+    settings = {"name": name, "momentum": 0.0, "weight_decay": 0.0, "warmup_steps": 0, "clip_norm": 0.0}
+    alone, last = _trainer(_config(**settings)), _trainer(_config(**settings, accumulate=4))
+    results = [
+        alone.step(_batch(1), epoch=1, step=0, progress=0.0),
+        last.step(_batch(1), epoch=1, step=0, progress=0.0, together=1),
+    ]
+    assert results[1].grad_norm == pytest.approx(results[0].grad_norm, rel=1e-5)
+    for one, other in zip(alone.network.parameters(), last.network.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("precision", ["float32", "fp16"])
+def test_a_bad_batch_before_the_last_of_an_update_is_named(precision: str) -> None:
+    config = _config(accumulate=2).model_copy(update={"train": TrainConfig(precision=precision)})
+    trainer = _trainer(config)
+    bad = replace(
+        _batch(1), images=torch.full_like(_batch(1).images, 0, dtype=torch.float32) / 0, case_ids=("bad",) * 4
+    )
+    assert trainer.step(bad, epoch=1, step=0, progress=0.0, update=False).skipped == ()
+    skipped = trainer.step(_batch(2), epoch=1, step=1, progress=0.0).skipped
+    assert "bad" in skipped
+
+
 def test_a_bad_batch_takes_its_whole_update_with_it_and_all_its_cases_are_named() -> None:
     trainer = _trainer(_config(accumulate=2))
     before = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}

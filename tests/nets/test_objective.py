@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segray.config import LossConfig
 from segray.errors import UsageError
-from segray.nets.losses import SMOOTH, segmentation_loss
+from segray.nets.losses import SMOOTH, segmentation_loss, weighted_parts
 from segray.nets.objective import Objective
 from segray.nets.sigmoid_loss import bits_of, overlapping_loss
 
@@ -267,3 +267,14 @@ def test_nothing_present_leaves_a_finite_gradient(overlapping: bool) -> None:
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(UsageError, match=r"Did you mean lesion\?"):
         Objective(LossConfig(class_weights={"lesoin": 2}), NAMES)
+
+
+def test_pixels_without_a_judgement_have_every_term() -> None:
+    """A level of deep supervision, or a piece of a batch, may hold ignored pixels alone."""
+    objective = Objective(LossConfig(tversky=1.0, focal=0.5, class_weights={"a": 2.0}), ("a",))
+    logits = torch.zeros(1, 2, 4, 4, requires_grad=True)
+    none = objective(logits, torch.full((1, 4, 4), 9), ignored=9)
+    some = objective(logits, torch.ones(1, 4, 4, dtype=torch.long), ignored=9)
+    both = weighted_parts([(0.5, none), (0.5, some)])
+    assert set(both.more) == {"tversky", "focal"}
+    assert float(both.total.detach()) == pytest.approx(float(some.total.detach()) / 2)
