@@ -10,7 +10,7 @@ from typing import Any
 
 from segray import storage
 from segray.engine.trainer import load_state, save_state
-from segray.errors import SegrayError
+from segray.errors import SegrayError, StoreError
 from segray.outage import is_full
 from segray.pipelines.run_folder import CHECKPOINTS, RunFolder
 
@@ -73,6 +73,9 @@ def restore_state(run: RunFolder, latest: str | None) -> tuple[dict[str, Any] | 
     for name in _newest_first(run, latest):
         try:
             return load_state(storage.join(run.file(CHECKPOINTS), name, STATE)), passed
+        except StoreError:
+            # Out of reach is not damaged: the next try may read it.
+            raise
         except SegrayError as error:
             passed.append(f"{error.message} The one before is used.")
     raise SegrayError(

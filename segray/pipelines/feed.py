@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -68,6 +68,7 @@ class EpochFeed:
         say: told of slices that are left out (``train.damaged=skip``), once each.
         direct: read in this process, instead of by tasks of Ray Data.
         ready: told, before each batch, how many more are decoded already.
+        ignored: the label of voxels that nobody judged; 0: there are none.
     """
 
     def __init__(
@@ -82,8 +83,10 @@ class EpochFeed:
         *,
         direct: bool = False,
         ready: Callable[[int], None] | None = None,
+        ignored: int = 0,
     ) -> None:
-        self._direct, self._ready = direct, ready
+        self._direct, self._ready, self._ignored = direct, ready, ignored
+        self._sound: list[Any] = []
         self._say, self._told = say, set[str]()
         self._folder, self._index, self._config = folder, index, config
         self._rank, self._world = rank, world
@@ -122,7 +125,8 @@ class EpochFeed:
             raise ValueError("a net without a patch takes slices")
         mixer = Mixer[CompressedStack](config.train.mix_mib * MIB, seed)
         mixed = mixer.mix(take(self._stacks, sum(sizes)))
-        cutter = PatchCutter(config.net.patch[1:], config.sampling.foreground_share, np.random.default_rng([*seed, 1]))
+        rng = np.random.default_rng([*seed, 1])
+        cutter = PatchCutter(config.net.patch[1:], config.sampling.foreground_share, rng, self._ignored)
 
         def decode(stacks: Sequence[CompressedStack], threads: int) -> SliceBatch:
             return decode_stacks(stacks, threads, cutter)
@@ -131,17 +135,23 @@ class EpochFeed:
             yield self._decoded(list(take(mixed, size)), decode)
 
     def _decoded(self, group: list[Item], decode: Callable[[Sequence[Item], int], SliceBatch]) -> SliceBatch:
-        """A batch; where ``train.damaged`` is skip, sound members of it come again in the place of damaged ones."""
+        """A batch; where ``train.damaged`` is skip, sound members of it come again in the place of damaged ones.
+
+        Where none of it is sound, those of the batch before come again.
+        """
         threads = self._config.train.decode_threads
         try:
-            return decode(group, threads)
+            batch = decode(group, threads)
         except ShardError:
             if self._config.train.damaged == "stop":
                 raise
-        sound = [one for one in group if self._is_sound(one, decode)]
-        if not sound:
-            raise ShardError("All slices of a batch are damaged.", mend="Run segray ingest again.")
-        return decode([sound[number % len(sound)] for number in range(len(group))], threads)
+        else:
+            self._sound = group
+            return batch
+        self._sound = [one for one in group if self._is_sound(one, decode)] or self._sound
+        if not self._sound:
+            raise ShardError("All slices of the first batch are damaged.", mend="Run segray ingest again.")
+        return decode([self._sound[number % len(self._sound)] for number in range(len(group))], threads)
 
     def _is_sound(self, one: Item, decode: Callable[[Sequence[Item], int], SliceBatch]) -> bool:
         try:

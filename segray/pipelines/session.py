@@ -113,6 +113,7 @@ class Session:
         self.steps = steps_a_worker(self.index, config, self.world)
         self._reading = CountedVisits(visit_reader(self.index, shard_cache(config.train)))
         self._noted: set[str] = set()
+        self._at_once = 2 * config.train.slices_a_step
 
     def restore(self) -> None:
         """Load the latest checkpoint, if there is one, and drop the rows of epochs that it does not hold."""
@@ -162,6 +163,7 @@ class Session:
             say=self._say,
             direct=self.seat.direct,
             ready=self.metrics.ready,
+            ignored=self.label_map.ignored_index or 0,
         )
         try:
             yield from self._epochs(feed, stop_after)
@@ -260,9 +262,7 @@ class Session:
         mine = feed.taken()
         mine.add(self._reading.taken())
         for words in mine.notes:
-            if words not in self._noted:
-                self._say(words)
-            self._noted.add(words)
+            self._say_once(words)
         by_worker = np.zeros(self.world)
         by_worker[self.rank] = mine.bytes / MIB
         self._sum_over_workers(by_worker)
@@ -291,7 +291,8 @@ class Session:
         train = self.config.train
         share = step / (self.steps * train.epochs)
         if train.minutes:
-            share = max(share, (time.monotonic() - clock) / (60.0 * train.minutes))
+            # The workers' clocks differ, and so would their learning rates, and bit by bit their weights.
+            share = self._of_first(max(share, (time.monotonic() - clock) / (60.0 * train.minutes)))
         return min(share, 1.0)
 
     def _note_step(self, epoch: int, number: int, step: int, result: StepResult, seconds: float, wait: float) -> None:
@@ -339,22 +340,25 @@ class Session:
         if not cases:
             return {}
         scores = self._validation_dice(cases)
-        mean = float(np.nanmean(scores)) if np.isfinite(scores).any() else 0.0
         if self.tracking is not None:
             self.tracking.show(self.folder, self.index, self.trainer, self._reading)
-        row: dict[str, Any] = {"val_dice": round(mean, 5)}
-        for number, name in enumerate(self.label_map.names):
-            column = scores[:, number]
-            row[f"val_dice_{name}"] = round(float(np.nanmean(column)), 5) if np.isfinite(column).any() else ""
-        return row
+        columns = {"val_dice": scores} | {
+            f"val_dice_{name}": scores[:, number] for number, name in enumerate(self.label_map.names)
+        }
+        return {
+            name: round(float(np.nanmean(column)), 5) if np.isfinite(column).any() else ""
+            for name, column in columns.items()
+        }
 
     def _rate(self, epoch: int, row: dict[str, Any]) -> None:
-        """Is this epoch the best so far? Without validation cases the last one is, unless the loss is to choose."""
+        """Is this epoch the best so far? As long as `train.metric` has no value, the last one is."""
         position, optim = self.position, self.config.optim
         found = row[self.config.train.metric]
         if found == "":
-            if not self.index.cases("validation"):
+            if position.top is None:
                 position.best_epoch = epoch
+                if self.index.cases("validation"):
+                    self._say_once(f"{self.config.train.metric} has no value: no held-out case shows what it rates.")
             return
         score = -float(found) if self.config.train.metric in LOWER_IS_BETTER else float(found)
         if position.top is None or score > position.top:
@@ -369,6 +373,28 @@ class Session:
 
     def _validation_dice(self, cases: list[str]) -> np.ndarray[Any, Any]:
         """(cases, structures): Dice of whole held-out cases on the shards' grid, each worker its part of the cases."""
+        while True:
+            try:
+                counts = self._validation_counts(cases)
+                break
+            except torch.OutOfMemoryError:
+                # A patch is as large as in a step, and a slice alone is no more than that.
+                if self.config.net.patch or self._at_once == 1:
+                    raise
+                self._at_once = max(1, self._at_once // 2)
+                self._say(f"Memory ran out: the validation looks at {self._at_once} slices at once from now on.")
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+        if self.world > 1:
+            dist.all_reduce(counts)
+        table = counts.cpu().numpy()
+        scores = dice(Counts(table[..., 0], table[..., 1], table[..., 2]).structures())
+        if self.known is not None:
+            scores[~self.known.structures(cases)] = np.nan
+        return scores
+
+    def _validation_counts(self, cases: list[str]) -> torch.Tensor:
+        """(cases, channels, 3) int64, of this worker's part of the cases; zeros for the others."""
         channels = len(self.label_map.names) + 1
         counts = torch.zeros(len(cases), channels, 3, dtype=torch.int64, device=self.device)
         number = {case: position for position, case in enumerate(cases)}
@@ -389,13 +415,7 @@ class Session:
                 continue
             which = torch.tensor([number[case] for case in arrays.case_ids], device=self.device)
             validator.add(batch, which, counts)
-        if self.world > 1:
-            dist.all_reduce(counts)
-        table = counts.cpu().numpy()
-        scores = dice(Counts(table[..., 0], table[..., 1], table[..., 2]).structures())
-        if self.known is not None:
-            scores[~self.known.structures(cases)] = np.nan
-        return scores
+        return counts
 
     def _held_out(self, cases: list[str]) -> Iterator[SliceBatch]:
         """The slices of held-out cases, in batches; where the net is 3D, a case a batch."""
@@ -405,7 +425,7 @@ class Session:
             batches = iterate_batches(
                 self.folder,
                 self.index.visits_of(run),
-                sizes[run[0]] if patch else 2 * self.config.train.slices_a_step,
+                sizes[run[0]] if patch else self._at_once,
                 threads=self.config.train.decode_threads,
                 read=self._reading,
             )
@@ -419,15 +439,23 @@ class Session:
     def _say(self, words: str, level: Level = "warning", case: str = "") -> None:
         self.run.log(f"rank {self.rank}: {words}", level, case)
 
+    def _say_once(self, words: str) -> None:
+        if words not in self._noted:
+            self._say(words)
+        self._noted.add(words)
+
     def _out_of_time(self, seconds: float) -> bool:
         """Whether ``seconds`` of training are more than there are, as rank 0 sees it."""
         minutes = self.config.train.minutes
-        stop = bool(minutes) and seconds > 60.0 * minutes
-        if self.world > 1:
-            flag = torch.tensor([int(stop)], device=self.device)
-            dist.broadcast(flag, 0)
-            stop = bool(flag.item())
-        return stop
+        return bool(self._of_first(float(bool(minutes) and seconds > 60.0 * minutes)))
+
+    def _of_first(self, number: float) -> float:
+        """The number that rank 0 has: what steers the weights must be the same on all workers."""
+        if self.world == 1:
+            return number
+        told = torch.tensor([number], dtype=torch.float64, device=self.device)
+        dist.broadcast(told, 0)
+        return float(told.item())
 
     def _out_of_patience(self) -> bool:
         patience = self.config.train.patience

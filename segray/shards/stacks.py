@@ -115,11 +115,13 @@ class PatchCutter:
         size: (rows, columns) of a patch; 0, or more than there are: all of them.
         share: how often a patch is laid so that it holds a labelled voxel, drawn from all that the stack has.
         rng: what draws.
+        ignored: the label of voxels that nobody judged, which are none to aim at; 0: there are none.
     """
 
     size: tuple[int, int]
     share: float
     rng: np.random.Generator
+    ignored: int = 0
 
     def offset(self, labels: NDArray[np.generic]) -> tuple[slice, slice]:
         """Rows and columns of the patch in a stack's (D, H, W) labels."""
@@ -127,7 +129,8 @@ class PatchCutter:
         patch = [min(size or side, side) for size, side in zip(self.size, sides, strict=True)]
         if tuple(patch) == sides:
             return slice(None), slice(None)
-        draws, shown = self.rng.random(4), np.flatnonzero(labels)
+        draws = self.rng.random(4)
+        shown = np.flatnonzero((labels != 0) & (labels != self.ignored) if self.ignored else labels)
         room = [side - size for side, size in zip(sides, patch, strict=True)]
         starts = [int(draw * (left + 1)) for draw, left in zip(draws, room, strict=False)]
         if shown.size and draws[2] < self.share:

@@ -78,6 +78,13 @@ def test_it_goes_on_without_it_where_that_is_asked_for(
     assert ("cannot be read" in log) == whole
 
 
+def test_a_batch_without_a_sound_slice_is_the_one_before_again(shards: Path, tmp_path: Path) -> None:
+    folder, case = _damaged(shards, tmp_path, "train", whole=False)
+    summary = train_here(_config(folder, tmp_path / "run", "train.damaged=skip", "train.batch_size=1"))
+    assert summary.epochs == 1
+    assert f"left out: part-{case}.parquet, case {case}" in (tmp_path / "run" / "run.log").read_text()
+
+
 def test_a_damaged_held_out_case_is_left_out_of_the_validation(shards: Path, tmp_path: Path) -> None:
     folder, case = _damaged(shards, tmp_path, "validation", whole=False)
     train_here(_config(folder, tmp_path / "run", "train.damaged=skip"))

@@ -111,6 +111,13 @@ def test_patches_lie_inside_and_show_the_labels_as_often_as_asked() -> None:
         assert least <= np.mean([cut.any() for cut in cuts]) <= most
 
 
+def test_no_patch_aims_at_voxels_that_nobody_judged() -> None:
+    labels = np.full((3, 40, 30), 7, dtype=np.uint8)
+    labels[1, 35, 2] = 1
+    cutter = PatchCutter((8, 16), 1.0, np.random.default_rng(0), ignored=7)
+    assert all((labels[:, *cutter.offset(labels)] == 1).any() for _ in range(50))
+
+
 def test_a_patch_as_large_as_the_slice_is_the_slice() -> None:
     labels = np.ones((2, 8, 8), dtype=np.uint8)
     for size in ((0, 0), (8, 8), (100, 0)):
