@@ -15,12 +15,11 @@ from segray.errors import UsageError
 from segray.nets.bundle import find_bundle, load_bundle
 from segray.nets.foreign import read_foreign
 from segray.nets.normalise import Normalisation
-from segray.nets.unet import SegmentationNet, build_net
+from segray.nets.unet import SegmentationNet, build_net, build_shapes
 
 FREE = ("dropout", "deep_supervision", "neighbours")
 """Settings of a net in which it may differ from the weights that it starts from."""
 
-FIRST = "encoder.0.0.conv.weight"
 BACKGROUND = "background"
 
 
@@ -120,15 +119,17 @@ def started_net(
     fresh = made.state_dict()
     outputs = _outputs_taken(start, label_map)
     inputs = _taken(start.channels, start.in_channels, tuple(channels), in_channels)
+    first, last = _outer_layers(net)
     for name, tensor in fresh.items():
         if name not in start.weights:
             continue
         given = start.weights[name].to(tensor.dtype)
-        if name == FIRST:
+        if name in first:
             _take_inputs(tensor, given, inputs, net.neighbours, start.net.neighbours)
-        elif name.startswith(("head.", "lower_heads.")):
+        elif name in last:
+            mine, others = tensor.movedim(last[name], 0), given.movedim(last[name], 0)
             for ours, theirs in outputs.items():
-                tensor[ours] = given[theirs] if theirs >= 0 else torch.zeros_like(tensor[ours])
+                mine[ours] = others[theirs] if theirs >= 0 else torch.zeros_like(mine[ours])
         elif tensor.shape == given.shape:
             tensor.copy_(given)
         else:
@@ -137,6 +138,21 @@ def started_net(
             )
     made.load_state_dict(fresh)
     return made, _left(fresh, start, inputs, in_channels, channels, outputs, label_map)
+
+
+def _outer_layers(net: NetConfig) -> tuple[dict[str, int], dict[str, int]]:
+    """Names of the tensors with a place for each input channel, and for each output: and on which axis."""
+    least, wider, longer = (build_shapes(net, *sides).state_dict() for sides in ((1, 2), (2, 2), (1, 3)))
+
+    def grown(other: Mapping[str, Tensor]) -> dict[str, int]:
+        pairs = {name: (least[name].shape, tensor.shape) for name, tensor in other.items()}
+        return {
+            name: next(axis for axis, (few, many) in enumerate(zip(*shapes, strict=True)) if few != many)
+            for name, shapes in pairs.items()
+            if shapes[0] != shapes[1]
+        }
+
+    return grown(wider), grown(longer)
 
 
 def _take_inputs(ours: Tensor, theirs: Tensor, inputs: Mapping[int, int], beside: int, before: int) -> None:

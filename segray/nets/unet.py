@@ -301,6 +301,13 @@ def build_net(config: NetConfig, in_channels: int, out_channels: int) -> Segment
     )
 
 
+def build_shapes(config: NetConfig, in_channels: int, out_channels: int) -> SegmentationNet:
+    """The same net to look at: its tensors have shapes, and as a rule no memory. Raises UsageError as the net does."""
+    # MONAI's SwinUNETR reads numbers from tensors while it is built.
+    with torch.device("cpu" if config.name == "swinunetr" else "meta"):
+        return build_net(config, in_channels, out_channels)
+
+
 def fold_batch_norm(net: SegmentationNet) -> SegmentationNet:
     """A copy for inference whose batch norms have become part of the convolutions; other norms stay as they are.
 

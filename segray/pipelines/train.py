@@ -18,6 +18,7 @@ from segray.config import Config, TrainConfig, dump_config, load_config
 from segray.errors import SegrayError, UsageError
 from segray.nets.class_weights import weights_of_labels
 from segray.nets.start import Start
+from segray.nets.unet import build_shapes
 from segray.outage import patient
 from segray.pipelines.batch_size import with_batch_size
 from segray.pipelines.checkpoints import KEPT
@@ -106,13 +107,14 @@ def train(
     if config.train.folds and config.train.fold is None:
         return _cross_validate(config, run, bool(resume), stop_after, watcher, planner, say)
     found = None if resume else find_cases(config)
-    if resume or found is None:
-        check_config(config)
     start: Start | None = None
     if not resume:
         run.refuse_second()
-        run.name_run()
         config, start = with_net_of_start(config)
+    if resume or found is None:
+        check_config(config)
+    if not resume:
+        run.name_run()
     with ray_session(config.ray):
         if found is not None:
             plan_cases(found, config, run, planner or Planner())
@@ -152,7 +154,7 @@ def _cross_validate(
     if not resumed:
         run.refuse_second()
         if find_cases(config) is None:
-            training_manifest(config)
+            check_config(with_net_of_start(config)[0])
 
     def one(config: Config, fold: int, watcher: Watcher | None) -> TrainSummary:
         mine = RunFolder(str(config.train.run))
@@ -191,7 +193,9 @@ def _batch_of_all_folds(config: Config) -> tuple[Config, list[str]]:
             "A cross-validation straight on files cannot find its batch size.",
             mend="Name train.batch_size, or ingest the cases first.",
         )
-    return with_batch_size(config, shape_of(config.train))
+    measured, said = with_batch_size(with_net_of_start(config)[0], shape_of(config.train))
+    train = config.train.model_copy(update={"batch_size": measured.train.batch_size})
+    return config.model_copy(update={"train": train}), said
 
 
 def summarise(run: RunFolder) -> TrainSummary:
@@ -262,10 +266,14 @@ def idle_settings(config: Config, manifest: Manifest) -> list[str]:
 
 
 def check_config(config: Config, manifest: Manifest | None = None) -> None:
-    """Raise UsageError where there are no shards, or the config does not fit them, as ``manifest`` tells of them."""
+    """Raise UsageError where there are no shards, or the config does not fit them, as ``manifest`` tells of them.
+
+    ``config.net`` is the net to train: that of ``train.start_from``, where it is named.
+    """
     manifest = manifest or training_manifest(config)
-    _check_sides(config, manifest)
     known = manifest.label_map
+    build_shapes(config.net, manifest.in_channels, known.channels)
+    _check_sides(config, manifest)
     weights_of_labels(config.loss.class_weights, known.names, overlapping=known.overlapping)
     columns = [*LOWER_IS_BETTER, "val_dice", *(f"val_dice_{name}" for name in known.names)]
     if config.train.metric not in columns:

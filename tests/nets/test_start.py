@@ -10,7 +10,7 @@ import torch
 from segray.case import LabelMap
 from segray.config import NetConfig
 from segray.errors import UsageError
-from segray.nets.start import Start, net_of_start, outputs_of, started_net
+from segray.nets.start import Start, _outer_layers, net_of_start, outputs_of, started_net
 from segray.nets.unet import build_net
 
 NET = NetConfig(features=[4, 8, 8, 8], norm="instance")
@@ -56,6 +56,33 @@ def test_what_starts_anew_is_said() -> None:
         "Layers that start anew: lower_heads.",
     ]
     assert made.head.weight.shape[0] == 3
+
+
+MONAI = {
+    "dynunet": {"features": [4, 8, 8], "norm": "instance"},
+    "segresnet": {"features": [8, 16, 32]},
+    "swinunetr": {"features": [12, 24]},
+    "mednext": {"features": [4, 8, 16]},
+}
+
+
+@pytest.mark.parametrize("name", MONAI)
+def test_so_they_are_in_the_nets_of_monai(name: str) -> None:
+    torch.manual_seed(1)
+    config = NetConfig.model_validate({"name": name, **MONAI[name]})
+    net = build_net(config, 2, 4).eval()
+    names = outputs_of(OLD)
+    old = Start("old weights", config, net.state_dict(), 2, ("T1", "T2"), names, len(names))
+    turned = LabelMap({"spleen": 1, "kidney": 2, "liver": 3, "bone": 4})
+    made, said = started_net(old, config, 3, ("T2", "CT", "T1"), turned)
+    assert said == ["Outputs that start anew: kidney, bone.", "Input channels that start anew: CT."]
+    x = torch.randn(1, 2, 2 * net.stride, 2 * net.stride)
+    with torch.no_grad():
+        for layer, tensor in made.named_parameters():
+            if layer in _outer_layers(config)[0]:
+                tensor[:, 1] = 0.0
+        after = made.eval()(torch.stack((x[:, 1], x[:, 0], x[:, 0]), 1))
+        torch.testing.assert_close(after[:, [0, 1, 3]], net(x)[:, [0, 2, 1]], atol=1e-4, rtol=1e-4)
 
 
 def test_without_names_as_many_outputs_go_by_their_number() -> None:

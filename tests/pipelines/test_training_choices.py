@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from train_here import train_here
 
-from segray.config import Config, load_config
+from segray.config import Config, NetConfig, load_config
 from segray.errors import UsageError
+from segray.nets.bundle import save_bundle
+from segray.nets.normalise import Normalisation
 from segray.nets.unet import build_net
 from segray.phantoms import make_phantoms
 from segray.pipelines.ingest import ingest
@@ -90,6 +92,28 @@ def test_the_loss_stops_a_run_too(shards: Path, tmp_path: Path) -> None:
     losses = [float(row["train_loss"]) for row in rows]
     assert len(rows) < 40
     assert summary.best_epoch == 1 + losses.index(min(losses)) == len(rows) - 2
+
+
+def test_a_net_that_cannot_be_is_said_before_anything_is_written(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="MONAI refuses"):
+        train(_config(shards, tmp_path / "run", "net.name=swinunetr", "net.features=[32,64]"))
+    with pytest.raises(UsageError, match="MONAI refuses"):
+        train(_config(shards, tmp_path / "run", "net.name=swinunetr", "net.features=[32,64]", "train.folds=2"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_to_start_from_are_held_against_the_shards(shards: Path, tmp_path: Path) -> None:
+    deep = NetConfig(features=[2] * 7)
+    manifest = load_manifest(str(shards))
+    save_bundle(
+        str(tmp_path / "bundle"), build_net(deep, 1, 3), net=deep, label_map=manifest.label_map, grid=manifest.grid,
+        normalisation=Normalisation("window"),
+    )  # fmt: skip
+    base = load_config(None, [one for one in SETTINGS if not one.startswith("net.")])
+    paths = {"shards": str(shards), "run": str(tmp_path / "run"), "start_from": str(tmp_path / "bundle")}
+    with pytest.raises(UsageError, match=r"halves its input 6 times.*no multiples of 64"):
+        train(base.model_copy(update={"train": base.train.model_copy(update=paths)}))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_metric_that_is_no_column_is_said_at_once(shards: Path, tmp_path: Path) -> None:
