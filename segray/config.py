@@ -185,7 +185,8 @@ class NetConfig(Section):
     name: Literal["unet", "dynunet", "segresnet", "swinunetr", "mednext"] = setting(
         "unet",
         "unet: segray's own; the others are MONAI's (segray[monai]) and take features, norm, dropout, neighbours and "
-        "patch; segresnet, swinunetr and mednext take the first of `features` as width and their number as levels",
+        "patch; segresnet, swinunetr and mednext take the first of `features` as width, segresnet and mednext their "
+        "number as levels",
     )
     features: Annotated[list[PositiveInt], Field(min_length=2, max_length=8)] = setting(
         [32, 64, 128, 256, 512], "channels a level, from full resolution down", "channels"
@@ -478,7 +479,7 @@ class TrainConfig(Section):
         "swanlab; []: nowhere",
     )
     histograms_every: Count = setting(
-        0, "epochs between histograms of weights and gradients in TensorBoard; 0: none", "epochs"
+        10, "epochs between histograms of weights and gradients in TensorBoard; 0: none", "epochs"
     )
 
     @field_validator("cache_folder")

@@ -6,12 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from segray import storage
 from segray.config import Config
+from segray.engine.draws import step_seed
 from segray.engine.inputs import network_inputs
+from segray.engine.mixup import mix
 from segray.engine.trainer import Batch
 from segray.errors import UsageError
+from segray.nets.normalise import Normalisation
 from segray.pipelines.live import holds_shards
 from segray.pipelines.normalisation import normalisation_of
 from segray.pipelines.run_tracking import middle_channel
@@ -50,12 +54,8 @@ def preview_augment(config: Config, out: str, *, slices: int = 5, draws: int = 5
     overlapping = manifest.label_map.overlapping
     calm = config.model_copy(update={"augment": config.augment.model_copy(update={"enabled": False})})
     given = Batch.from_arrays(batch.images, batch.labels, batch.mean, batch.sd, batch.case_ids)
-    with torch.no_grad():
-        made = [network_inputs(given, calm, normalisation, epoch=1, rank=0, step=0, overlapping=overlapping)]
-        for epoch in range(1, draws + 1):
-            made.append(
-                network_inputs(given, config, normalisation, epoch=epoch, rank=0, step=0, overlapping=overlapping)
-            )
+    made = [_inputs(given, calm, normalisation, 1, overlapping=overlapping)]
+    made += [_inputs(given, config, normalisation, epoch, overlapping=overlapping) for epoch in range(1, draws + 1)]
     shown = middle_channel(batch.images, beside) if beside else 0
     pictures = torch.stack([images[:, shown] for images, _ in made], dim=1).numpy()
     labels = torch.stack([found for _, found in made], dim=1).numpy()
@@ -65,6 +65,18 @@ def preview_augment(config: Config, out: str, *, slices: int = 5, draws: int = 5
     ]
     spacing = manifest.grid.spacing or (1.0, 1.0)
     return save_png(augment_sheet(rows, manifest.label_map.names, spacing=spacing, overlapping=overlapping), out)
+
+
+def _inputs(
+    given: Batch, config: Config, normalisation: Normalisation, epoch: int, *, overlapping: bool
+) -> tuple[Tensor, Tensor]:
+    """What the net is shown in the first step of an epoch, and each slice's own labels."""
+    with torch.no_grad():
+        images, labels = network_inputs(
+            given, config, normalisation, epoch=epoch, rank=0, step=0, overlapping=overlapping
+        )
+        images, _ = mix(images, labels, None, config.augment, step_seed(config.seed, epoch, 0, 0))
+    return images, labels
 
 
 def _shown(folder: str, index: SliceIndex, count: int) -> SliceBatch:

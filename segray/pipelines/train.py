@@ -25,6 +25,7 @@ from segray.pipelines.checkpoints import KEPT
 from segray.pipelines.cluster_doctor import preflight_notes
 from segray.pipelines.failures import words_of_ray
 from segray.pipelines.folds import train_folds, training_manifest
+from segray.pipelines.idle_settings import idle_settings
 from segray.pipelines.live import Planner, find_cases, plan_cases
 from segray.pipelines.net_cost import patch_of, training_cost
 from segray.pipelines.run_folder import BUNDLE, CHECKPOINTS, CONFIG, FAILURES, METRICS, RunFolder
@@ -32,7 +33,6 @@ from segray.pipelines.runtime import KEEP_MEMORY, WorkerShape, ray_session, shap
 from segray.pipelines.session import LOWER_IS_BETTER
 from segray.pipelines.train_start import begin_from, with_net_of_start
 from segray.pipelines.train_worker import train_worker
-from segray.shards.known_labels import KnownLabels
 from segray.shards.manifest import Manifest
 
 Watcher = Callable[[dict[str, Any]], None]
@@ -253,16 +253,6 @@ def _check_sides(config: Config, manifest: Manifest) -> None:
             f"multiples of {step}.",
             mend=f"Ingest with ingest.grid.multiple={step}, or take fewer levels in net.features.",
         )
-
-
-def idle_settings(config: Config, manifest: Manifest) -> list[str]:
-    """What the settings ask for and the shards give no occasion for, a sentence each."""
-    said = []
-    if config.loss.missing == "mask" and KnownLabels.of_manifest(manifest) is None:
-        said.append("loss.missing=mask changes nothing: no case of the shards is known to lack a mask file.")
-    if config.net.neighbours and all(part.slices == 1 for part in manifest.parts):
-        said.append("net.neighbours costs time and shows nothing new: every case of the shards is a single slice.")
-    return said
 
 
 def check_config(config: Config, manifest: Manifest | None = None) -> None:

@@ -12,8 +12,9 @@ from train_here import train_here
 from segray.config import Config, load_config
 from segray.errors import UsageError
 from segray.phantoms import make_phantoms
+from segray.pipelines.idle_settings import idle_settings
 from segray.pipelines.ingest import ingest
-from segray.pipelines.train import idle_settings, train
+from segray.pipelines.train import train
 from segray.shards.manifest import load_manifest
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]

@@ -15,10 +15,11 @@ from segray.config import Config, load_config
 from segray.nets.bundle import load_bundle
 from segray.phantoms import make_phantoms
 from segray.pipelines.evaluate import evaluate
+from segray.pipelines.idle_settings import idle_settings
 from segray.pipelines.ingest import ingest
 from segray.pipelines.predict import predict
 from segray.pipelines.run_tracking import draw_slices, read_shown
-from segray.pipelines.train import idle_settings, train
+from segray.pipelines.train import train
 from segray.shards.index import load_index
 from segray.shards.manifest import load_manifest
 

@@ -1,0 +1,43 @@
+"""Settings that change nothing in a training: said before it, so that nobody believes to have measured them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from segray.config import Config
+from segray.shards.known_labels import KnownLabels
+from segray.shards.manifest import Manifest
+
+
+def idle_settings(config: Config, manifest: Manifest) -> list[str]:
+    """What the settings ask for and the shards or other settings give no occasion for, a sentence each."""
+    return [*_of_the_shards(config, manifest), *_of_the_net(config), *_of_the_losses(config)]
+
+
+def _of_the_shards(config: Config, manifest: Manifest) -> Iterator[str]:
+    if config.loss.missing == "mask" and KnownLabels.of_manifest(manifest) is None:
+        yield "loss.missing=mask changes nothing: no case of the shards is known to lack a mask file."
+    if config.net.neighbours and all(part.slices == 1 for part in manifest.parts):
+        yield "net.neighbours costs time and shows nothing new: every case of the shards is a single slice."
+    if config.train.metric != "train_loss" and all(part.split != "validation" for part in manifest.parts):
+        without = f"changes nothing: the shards have no validation cases, and so no {config.train.metric}."
+        if config.train.patience:
+            yield f"train.patience {without}"
+        if config.optim.schedule == "plateau":
+            yield f"optim.schedule=plateau {without}"
+
+
+def _of_the_net(config: Config) -> Iterator[str]:
+    net = config.net
+    if net.name != "unet" and config.train.checkpointing:
+        yield f"train.checkpointing changes nothing: it is of the unet, and net.name is {net.name}."
+    if net.name == "mednext" and net.dropout:
+        yield "net.dropout changes nothing: mednext has none."
+    if net.patch is None and config.augment.enabled and config.augment.flip_z:
+        yield "augment.flip_z changes nothing: the net sees slices, and only patches (net.patch) have a z axis."
+
+
+def _of_the_losses(config: Config) -> Iterator[str]:
+    loss = config.loss
+    if loss.class_weights and not (loss.cross_entropy or loss.bce or loss.focal):
+        yield "loss.class_weights changes nothing: cross_entropy, bce and focal, which they weigh, are all 0."
