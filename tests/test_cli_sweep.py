@@ -10,12 +10,15 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from segray.case import LabelMap
 from segray.cli import app
 from segray.cli_sweep import frame, plain_line, varied, watch_sweep
 from segray.config import dump_config, load_config
 from segray.errors import UsageError
+from segray.grid import Grid
 from segray.pipelines.sweep_folder import SPACE, SweepFolder
 from segray.pipelines.sweep_view import SweepReader
+from segray.shards.manifest import MANIFEST, Manifest, PartEntry, pool_intensity
 from segray.tuning.records import Objective, TrialRecord
 
 
@@ -111,12 +114,14 @@ def test_a_folder_without_sweep(tmp_path: Path) -> None:
         SweepReader(str(tmp_path))
 
 
-def test_examples_without_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segray.pipelines.tune.check_config", lambda *_: None)
-    monkeypatch.setattr("segray.pipelines.tune.training_manifest", lambda _: None)
+def test_examples_without_training(tmp_path: Path) -> None:
     space = tmp_path / "space.py"
     space.write_text('def space(trial):\n    return {"optim.lr": trial.suggest_float("optim.lr", 1e-4, 1e-2)}\n')
-    shown = CliRunner().invoke(app, ["tune", "--space", str(space), "--dry-run", "3"])
+    labels, grid = LabelMap.of_names(["liver"]), Grid("native", (512, 512), None, 0.0)
+    part = PartEntry("one", "one", "validation", "part-one.parquet", 1, 1, "", "")
+    (tmp_path / MANIFEST).write_text(Manifest(labels, grid, [pool_intensity([])], [part]).to_json())
+    words = ["tune", "--space", str(space), "--shards", str(tmp_path), "--dry-run", "3"]
+    shown = CliRunner().invoke(app, words)
     assert shown.exit_code == 0, shown.output
     assert [line for line in shown.output.splitlines() if line.startswith("draw")] == ["draw 0", "draw 1", "draw 2"]
     assert shown.output.count("optim.lr") == 3

@@ -29,6 +29,7 @@ from segray.report.sweep_page import write_sweep_page
 from segray.tuning.answer import answer
 from segray.tuning.combinations import default_params, every_combination
 from segray.tuning.draws import example_draws
+from segray.tuning.objectives import check_objectives
 from segray.tuning.pareto import pareto_front
 from segray.tuning.records import TrialRecord
 from segray.tuning.space import Space, load_space
@@ -217,6 +218,8 @@ def _check(config: Config, space: Space) -> None:
         return
     manifest = training_manifest(config)
     check_config(config, manifest)
+    validated = bool(manifest.cases("validation"))
+    check_objectives(config.tune.objectives, manifest.label_map.names, validated=validated)
     check_space(space, config, lambda drawn: check_config(drawn, manifest))
 
 
