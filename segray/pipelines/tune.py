@@ -29,12 +29,13 @@ from segray.report.sweep_page import write_sweep_page
 from segray.tuning.answer import answer
 from segray.tuning.combinations import default_params, every_combination
 from segray.tuning.draws import example_draws
+from segray.tuning.importances import importances_of
 from segray.tuning.objectives import check_objectives
 from segray.tuning.pareto import pareto_front
 from segray.tuning.records import TrialRecord
 from segray.tuning.space import Space, load_space
 from segray.tuning.space_check import check_space
-from segray.tuning.study import SweepStudy, importances_of, read_trials, storage_url
+from segray.tuning.study import SweepStudy, read_trials, storage_url
 
 Say = Callable[[str], None]
 
@@ -138,18 +139,18 @@ def conclude(folder: SweepFolder) -> SweepSummary:
     folder.write_trials(records, objectives)
     if best is not None:
         folder.keep_best(best)
-    shares = importances_of(study.study)
+    found = importances_of(study.finished_trials())
     history = folder.history()
-    words = answer(records, objectives, shares, float(history.get("seconds", 0.0)), defaults=history.get("defaults"))
-    page = write_sweep_page(Path(folder.path), folder.path, records, objectives, shares, words)
-    found = best is not None
+    seconds, defaults = float(history.get("seconds", 0.0)), history.get("defaults")
+    words = answer(records, objectives, found.shares, seconds, defaults=defaults, unrated=found.unrated)
+    page = write_sweep_page(Path(folder.path), folder.path, records, objectives, found.shares, words)
     return SweepSummary(
         folder.path,
         records,
         best,
         words,
-        folder.file(BEST) if found else None,
-        (config.tune.bundle or folder.file(BUNDLE)) if found else None,
+        folder.file(BEST) if best else None,
+        (config.tune.bundle or folder.file(BUNDLE)) if best else None,
         str(page),
         front,
     )

@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -269,8 +268,8 @@ class SweepStudy:
         return [_record(one, len(self.objectives)) for one in self._trials() if "earlier" not in one.user_attrs]
 
     def finished_trials(self) -> list[FrozenTrial]:
-        """Optuna's finished trials, those of earlier sweeps too."""
-        return self._trials((TrialState.COMPLETE,))
+        """Optuna's finished trials, those of earlier sweeps too, without those that did not fit into memory."""
+        return [one for one in self._trials((TrialState.COMPLETE,)) if one.constraints.get(MEMORY, 0.0) <= 0]
 
     def _trials(self, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states)
@@ -338,32 +337,3 @@ def _record(one: FrozenTrial, objectives: int) -> TrialRecord:
         infeasible=infeasible,
         other=dict(attrs.get(OTHER, {})),
     )
-
-
-def importances_of(study: optuna.Study) -> dict[str, float]:
-    """The share of each parameter in the variance of the first objective, by fANOVA (Hutter et al. 2014).
-
-    {} where too few trials tell of it, or all have the same value. Parameters that not every trial has are left out,
-    as fANOVA needs them all.
-    """
-    finished = [one for one in study.get_trials(deepcopy=False) if one.state is TrialState.COMPLETE and _sound(one)]
-    if len(finished) < 4 or len({one.values[0] for one in finished}) < 2:
-        return {}
-    shared = set.intersection(*(set(one.params) for one in finished))
-    varied = sorted(name for name in shared if len({repr(one.params[name]) for one in finished}) > 1)
-    if not varied:
-        return {}
-    clean = optuna.create_study(direction=study.directions[0])
-    clean.add_trials([_only(one, varied) for one in finished])
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    return dict(optuna.importance.get_param_importances(clean, evaluator=evaluator, params=varied))
-
-
-def _sound(one: FrozenTrial) -> bool:
-    return one.constraints.get(MEMORY, 0.0) <= 0
-
-
-def _only(one: FrozenTrial, names: Sequence[str]) -> FrozenTrial:
-    distributions: dict[str, BaseDistribution] = {name: one.distributions[name] for name in names}
-    params = {name: one.params[name] for name in names}
-    return create_trial(value=one.values[0], params=params, distributions=distributions)
