@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from segray import privacy, storage
-from segray.config import Config, TrainConfig, dump_config
+from segray.config import Config, dump_config
 from segray.errors import SegrayError, UsageError
 from segray.pipelines.run_folder import CHECKPOINTS
 from segray.pipelines.run_metrics import RunMetrics
@@ -36,16 +36,18 @@ class Room:
 
     Attributes:
         shape: of a worker.
-        workers: of a trial.
+        workers: of a trial, at the least.
+        group: whether they are a group of Ray Train, which may also be one worker that others join later.
     """
 
     shape: WorkerShape
-    workers: int
+    workers: int = 1
+    group: bool = False
 
     @property
     def resources(self) -> dict[str, float]:
         """What Ray Tune reserves; the workers of a group reserve their own."""
-        if self.workers > 1:
+        if self.group:
             return {"CPU": 0.001}
         return {"CPU": self.shape.cpus} | ({"GPU": self.shape.gpus} if self.shape.gpus else {})
 
@@ -58,14 +60,15 @@ class Room:
         return max(1, places // self.workers)
 
 
-def room_of(train: TrainConfig) -> Room:
+def room_of(config: Config) -> Room:
     """The room of a trial. A lone worker reads its slices itself, and so may take all CPUs of a node."""
-    if train.most_workers > 1:
-        return Room(shape_of(train), train.fewest_workers)
+    train = config.train
+    if train.most_workers > 1 and not config.tune.bundle:
+        return Room(shape_of(train), train.fewest_workers, group=True)
     shape = worker_shape(1, train.cpus_per_worker, train.gpu)
     if not shape.gpus and not train.cpus_per_worker:
         shape = WorkerShape(max(min(node.cpus for node in nodes()) - READ_TASK_CPUS, 0.1), 0.0)
-    return Room(shape, 1)
+    return Room(shape)
 
 
 def last_line(text: str) -> str:

@@ -111,9 +111,9 @@ def tune(
     space = _space_of(config)
     _check(config, space)
     with folder.alone(), ray_session(config.ray):
-        room = room_of(config.train)
+        room = room_of(config)
         config, found_size = with_batch_size(config, room.shape)
-        looked = preflight_notes(config, folder.path, meets=config.train.most_workers > 1)
+        looked = preflight_notes(config, folder.path, meets=room.group)
         for sentence in [*looked, *found_size, *_begin(config, folder, space, resumed=bool(resume))]:
             folder.log(sentence)
             if say is not None:
@@ -298,7 +298,7 @@ def _run(
                 folder=folder.path,
                 resources=room.resources,
                 max_failures=config.train.max_failures,
-                reuse=room.workers == 1,
+                reuse=not room.group,
             )
     except BaseException as error:
         stopped = not isinstance(error, Exception)

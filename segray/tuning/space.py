@@ -29,6 +29,9 @@ NOT_DRAWN = {
     "train.shards": ("trials are compared on the same cases", IN_THE_CONFIG),
     "train.folds": ("trials are compared on one split", "Cross-validate the best settings after the sweep."),
     "train.fold": ("trials are compared on one split", "Cross-validate the best settings after the sweep."),
+    "train.workers": ("every trial takes the same room", IN_THE_CONFIG),
+    "train.cpus_per_worker": ("every trial takes the same room", IN_THE_CONFIG),
+    "train.gpu": ("every trial takes the same room", IN_THE_CONFIG),
     "train.trackers": ("all trials are tracked alike", IN_THE_CONFIG),
 }
 """Keys that no space may draw: why, and what to do instead."""

@@ -21,6 +21,7 @@ from segray.errors import UsageError
 from segray.nets.bundle import load_bundle
 from segray.phantoms import make_phantoms
 from segray.pipelines.ingest import ingest
+from segray.pipelines.sweep import room_of
 from segray.pipelines.sweep_folder import SweepFolder
 from segray.pipelines.sweep_view import SweepReader
 from segray.pipelines.tune import SweepSummary, dry_run, tune
@@ -81,6 +82,19 @@ def swept(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> SweepSummar
     places = (f"train.shards={shards}", f"tune.run={folder / 'sweep'}", f"tune.space={folder / 'space.py'}")
     # One at a time, so that they can share a process.
     return tune(load_config(None, [*SETTINGS, *places, "tune.concurrent=1"]))
+
+
+def test_the_room_of_a_trial_is_that_of_whoever_trains_it() -> None:
+    """A group reserves its own; one that may grow from a single worker is a group too, and a prediction is none."""
+    shared = ["train.cpus_per_worker=0.5", "train.gpu=no"]
+    for workers in ("2", "[1,4]"):
+        group = load_config(None, [*shared, f"train.workers={workers}"])
+        assert room_of(group).resources == {"CPU": 0.001}, workers
+        assert room_of(group).group
+        predicts = load_config(None, [*shared, f"train.workers={workers}", "tune.bundle=b"])
+        assert room_of(predicts).resources == {"CPU": 0.5}, workers
+    alone = room_of(load_config(None, shared))
+    assert (alone.resources, alone.group, alone.trials()) == ({"CPU": 0.5}, False, 8)
 
 
 def test_a_sweep_leaves_the_best_config_its_bundle_and_tables(swept: SweepSummary) -> None:

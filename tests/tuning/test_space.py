@@ -155,6 +155,7 @@ def test_settings_take_the_place_of_the_configs_own() -> None:
         ({"train.folds": 5}, "may not draw train.folds: trials are compared on one split. Cross-validate the best"),
         ({"train.fold": 0}, "may not draw train.fold: trials are compared on one split."),
         ({"train.trackers": []}, "may not draw train.trackers: all trials are tracked alike."),
+        ({"train.workers": 2}, "may not draw train.workers: every trial takes the same room."),
     ],
 )
 def test_settings_that_no_trial_can_have_are_refused(settings: dict[str, Any], said: str) -> None:
