@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from segray.tuning.study import SweepStudy
 
 MOST_REFUSED = 50
 """Draws in a row that make no config before the space is given up."""
+
+MOST_ALIKE = 5
+"""Trials in a row that fail for one reason outside of their settings before the sweep stops."""
 
 LOOK_S = 5.0
 """Between two counts of the cluster's nodes."""
@@ -77,6 +81,11 @@ def last_line(text: str) -> str:
     return lines[-1] if lines else "no reason was given"
 
 
+def _without_places(reason: str) -> str:
+    """A reason without the files and numbers that differ from trial to trial."""
+    return " ".join(word for word in reason.split() if not re.search(r"[/\d]", word))
+
+
 class SweepDesk:
     """Gives out the trials of a sweep, those first that a killed driver left."""
 
@@ -91,6 +100,9 @@ class SweepDesk:
         self._config, self._folder, self._study, self._space = config, folder, study, space
         self._room = room
         self._left = study.unfinished(space.draw)
+        if again := study.try_again():
+            folder.log(f"{again} trials that failed for no fault of their settings are tried again")
+        self._alike, self._reason = 0, ""
         self._began = time.time() - float(folder.history().get("seconds", 0.0))
         self._places, self._looked, self._shown = 0, 0.0, 0.0
         self._metrics = RunMetrics(folder.run_id, "tune")
@@ -111,6 +123,12 @@ class SweepDesk:
         return told
 
     def _next(self, running: int) -> dict[str, Any] | None:
+        if self._alike >= MOST_ALIKE:
+            raise SegrayError(
+                f"{self._alike} trials in a row failed for one reason, which lies outside of their settings: "
+                f"{self._reason}",
+                mend=f"See to it, and go on by `segray tune --resume {self._folder.path}`: they are tried again.",
+            )
         if running >= self._most():
             return None
         while self._left:
@@ -127,9 +145,9 @@ class SweepDesk:
     def heard(self, number: int, result: Mapping[str, Any]) -> bool:
         """As :class:`segray.pipelines.sweep_search.Desk`."""
         self._show()
-        self._catch_up(number, result)
+        behind = self._catch_up(number, result)
         value = float(result["value"])
-        return known(value) and self._study.report(number, int(result["epoch"]), value)
+        return (known(value) and self._study.report(number, int(result["epoch"]), value)) or behind
 
     def ended(self, number: int, result: Mapping[str, Any], error: str | None, *, pruned: bool) -> None:
         """As :class:`segray.pipelines.sweep_search.Desk`."""
@@ -138,12 +156,11 @@ class SweepDesk:
         if result.get("host"):
             study.note(number, host=str(result["host"]))
         self._count(number, result, error, pruned=pruned)
+        self._count_alike(result, error)
         if error is not None:
             self._lost(number, error)
         elif result.get("failed"):
-            tell = study.out_of_memory if result.get("infeasible") else study.fail
-            tell(number, str(result["failed"]))
-            self._close(number, "failed")
+            self._failed(number, result)
         elif pruned:
             study.prune(number, {"epochs": float(result["epoch"])})
             self._close(number, "stopped")
@@ -167,6 +184,23 @@ class SweepDesk:
         if self._values:
             best = max if self._study.objectives[0].maximise else min
             self._metrics.set("segray_best", best(self._values))
+
+    def _count_alike(self, result: Mapping[str, Any], error: str | None) -> None:
+        """How many trials in a row failed alike for a cause that the next one would meet too."""
+        if error is not None:
+            return
+        reason = str(result["failed"]) if result.get("outside") else ""
+        alike = bool(reason) and _without_places(reason) == _without_places(self._reason)
+        self._alike = self._alike + 1 if alike else int(bool(reason))
+        self._reason = reason
+
+    def _failed(self, number: int, result: Mapping[str, Any]) -> None:
+        reason = str(result["failed"])
+        if result.get("infeasible"):
+            self._study.out_of_memory(number, reason)
+        else:
+            self._study.fail(number, reason, outside=bool(result.get("outside")))
+        self._close(number, "failed")
 
     def close(self) -> None:
         """Tell the last numbers."""
@@ -192,10 +226,16 @@ class SweepDesk:
     def _draw(self) -> dict[str, Any]:
         reason = ""
         for _ in range(MOST_REFUSED):
-            number, settings = self._study.ask(self._space.draw)
-            if self._begin(number, settings):
-                return self._told(number)
-            reason = self._study.reason(number)
+            try:
+                number, settings = self._study.ask(self._space.draw)
+            except UsageError as error:  # the trial has failed, with this as its reason
+                reason = error.message
+            else:
+                if self._begin(number, settings):
+                    return self._told(number)
+                reason = self._study.reason(number)
+            if self._is_over():
+                raise StopIteration
         raise SegrayError(f"{MOST_REFUSED} draws in a row made no config: {reason}", mend="Look at the space.")
 
     def _begin(self, number: int, settings: Mapping[str, Any]) -> bool:
@@ -230,10 +270,10 @@ class SweepDesk:
             self._study.fail(number, privacy.hide(last_line(error)))
         self._close(number, "failed")
 
-    def _catch_up(self, number: int, result: Mapping[str, Any]) -> None:
-        """Report the epochs that a killed driver did not hear of."""
-        for epoch, value in result.get("before", ()):
-            self._study.report(number, int(epoch), float(value))
+    def _catch_up(self, number: int, result: Mapping[str, Any]) -> bool:
+        """Report the epochs that a killed driver did not hear of; whether the trial fell behind in one of them."""
+        told = [self._study.report(number, int(epoch), float(value)) for epoch, value in result.get("before", ())]
+        return any(told)
 
     def _close(self, number: int, state: str) -> None:
         run = self._folder.trial(number)

@@ -28,6 +28,9 @@ MEMORY = "memory"
 """The constraint that a trial breaks whose net or batch did not fit into memory."""
 
 SETTINGS, REASON, LOST, OTHER, BEGAN, HOST, RUN = "settings", "reason", "lost", "other", "began", "host", "run"
+OUTSIDE, AGAIN = "outside", "again"
+"""A trial that failed for no fault of its settings; and the number of such a one, on the trial that is in its place."""
+
 WORST = 1e9
 """Cost of an infeasible trial, which the sampler ranks behind all others by its constraint, not by this."""
 
@@ -166,6 +169,22 @@ class SweepStudy:
             taken += 1
         return taken
 
+    def try_again(self) -> int:
+        """Enqueue what failed for a cause outside of its settings, once; how many trials that are.
+
+        The new ones stand in the place of the old ones, which no longer count.
+        """
+        replaced, found = self._replaced(), 0
+        for one in self._trials((TrialState.FAIL,)):
+            attrs = one.user_attrs
+            if OUTSIDE in attrs and AGAIN not in attrs and one.number not in replaced:
+                self._study.enqueue_trial(dict(one.params), user_attrs={AGAIN: one.number})
+                found += 1
+        return found
+
+    def _replaced(self) -> set[int]:
+        return {one.user_attrs[AGAIN] for one in self._trials() if AGAIN in one.user_attrs}
+
     def ask(self, draw: Draw) -> tuple[int, dict[str, Any]]:
         """A new trial: its number, and the settings that the space makes of what the sampler draws.
 
@@ -206,9 +225,12 @@ class SweepStudy:
         self.note(number, **{OTHER: dict(other)})
         self._tell(number, TrialState.PRUNED)
 
-    def fail(self, number: int, reason: str) -> None:
-        """Tell that a trial came to nothing, which says nothing of its parameters."""
-        self.note(number, **{REASON: reason})
+    def fail(self, number: int, reason: str, *, outside: bool = False) -> None:
+        """Tell that a trial came to nothing, which says nothing of its parameters.
+
+        ``outside``: the cause lies outside of its settings, so that it is worth to be tried again.
+        """
+        self.note(number, **{REASON: reason} | ({OUTSIDE: True} if outside else {}))
         self._tell(number, TrialState.FAIL)
 
     def lose(self, number: int, reason: str) -> None:
@@ -256,16 +278,19 @@ class SweepStudy:
         return len(self._trials())
 
     def begun(self) -> int:
-        """Trials of this sweep that were drawn, running and lost ones too."""
-        return sum("earlier" not in one.user_attrs for one in self._trials(_ALL_BUT_WAITING))
+        """Trials of this sweep that were drawn, running and lost ones too; of one tried again the second alone."""
+        drawn = sum("earlier" not in one.user_attrs for one in self._trials(_ALL_BUT_WAITING))
+        return drawn - len(self._replaced())
 
     def waiting(self) -> int:
         """Trials that are enqueued and were not drawn yet."""
         return len(self._trials((TrialState.WAITING,)))
 
     def records(self) -> list[TrialRecord]:
-        """The trials of this sweep, without those of earlier ones."""
-        return [_record(one, len(self.objectives)) for one in self._trials() if "earlier" not in one.user_attrs]
+        """The trials of this sweep, without those of earlier ones and those that were tried again."""
+        replaced = self._replaced()
+        own = (one for one in self._trials() if "earlier" not in one.user_attrs and one.number not in replaced)
+        return [_record(one, len(self.objectives)) for one in own]
 
     def finished_trials(self) -> list[FrozenTrial]:
         """Optuna's finished trials, those of earlier sweeps too, without those that did not fit into memory."""

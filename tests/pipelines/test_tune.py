@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from segray.config import Config, load_config
-from segray.errors import UsageError
+from segray.errors import SegrayError, UsageError
 from segray.nets.bundle import load_bundle
 from segray.phantoms import make_phantoms
 from segray.pipelines.ingest import ingest
@@ -161,6 +162,18 @@ def test_failed_trials_are_rows_with_a_reason(config_of: Any) -> None:
     assert failed.reason.startswith("No step of the epoch had a finite loss")
     rows = {row["state"]: row for row in csv.DictReader((Path(summary.run) / "trials.csv").open())}
     assert rows["failed"]["reason"] == failed.reason
+
+
+def test_shards_that_go_away_stop_a_sweep_that_then_goes_on(config_of: Any, shards: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "shards"
+    shutil.copytree(shards, moved)
+    config = config_of(RATES, f"train.shards={moved}", "tune.trials=6", "train.epochs=1", "tune.concurrent=1")
+    with pytest.raises(SegrayError, match="5 trials in a row failed for one reason"):
+        tune(config, say=lambda _: moved.rename(tmp_path / "away") if moved.exists() else None)
+    (tmp_path / "away").rename(moved)
+    summary = tune(load_config(), resume=config.tune.run)
+    assert [one.state for one in summary.records] == ["finished"] * 6
+    assert summary.failed == []
 
 
 def test_a_grid_is_tried_once(config_of: Any) -> None:
