@@ -35,7 +35,8 @@ from segray.tuning.pareto import pareto_front
 from segray.tuning.records import TrialRecord
 from segray.tuning.space import Space, load_space
 from segray.tuning.space_check import check_space
-from segray.tuning.study import SweepStudy, read_trials, storage_url
+from segray.tuning.study import SweepStudy, read_trials
+from segray.tuning.study_storage import own_file, storage_url
 
 Say = Callable[[str], None]
 
@@ -107,7 +108,6 @@ def tune(
         folder.refuse_second()
         config = with_net_of_start(config)[0]
     config = privacy.with_privacy(_with_absolute_paths(config, folder), folder.path)
-    storage_url(config.tune, folder.path)
     space = _space_of(config)
     _check(config, space)
     with folder.alone(), ray_session(config.ray):
@@ -118,8 +118,9 @@ def tune(
             folder.log(sentence)
             if say is not None:
                 say(sentence)
-        study = SweepStudy(config.tune, folder.path, config.seed)
-        if not folder.history().get("prepared"):
+        prepared = bool(folder.history().get("prepared"))
+        study = SweepStudy(config.tune, folder.path, config.seed, folder.run_id, begun=prepared)
+        if not prepared:
             _prepare(config, folder, study, space)
         _run(config, folder, study, space, room)
     return conclude(folder)
@@ -132,7 +133,7 @@ def conclude(folder: SweepFolder) -> SweepSummary:
         SegrayError: the folder holds no study.
     """
     config = load_config(folder.file(CONFIG))
-    study = SweepStudy(config.tune, folder.path, config.seed)
+    study = SweepStudy(config.tune, folder.path, config.seed, folder.run_id, begun=True)
     records, objectives = study.records(), study.objectives
     front = pareto_front(records, objectives)
     best = best_of(front, maximise=objectives[0].maximise)
@@ -188,6 +189,8 @@ def _with_absolute_paths(config: Config, folder: SweepFolder) -> Config:
     if config.train.start_from:
         train["start_from"] = storage.absolute(config.train.start_from)
     tune: dict[str, Any] = {"run": folder.path, "earlier": [storage.absolute(one) for one in config.tune.earlier]}
+    if not own_file(config.tune):
+        tune["storage"] = storage_url(config.tune, folder.path)
     if config.tune.bundle:
         tune["bundle"] = storage.absolute(config.tune.bundle)
     return config.model_copy(
@@ -267,7 +270,7 @@ def _prepare(config: Config, folder: SweepFolder, study: SweepStudy, space: Spac
                 f"{earlier} had the objectives {other.objectives}, and these are {tune.objectives}.",
                 mend="Take it out of tune.earlier, or sweep for the same.",
             )
-        count = study.learn_from(read_trials(other, earlier), earlier)
+        count = study.learn_from(read_trials(other, earlier, source.run_id), earlier)
         folder.log(f"{count} finished trials of {earlier} are known to the sampler")
     first = default_params(space, config) if tune.defaults_first else None
     if first is not None:

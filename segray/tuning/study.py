@@ -7,23 +7,16 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 import optuna
 from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from segray import storage
 from segray.config import TuneConfig
-from segray.errors import SegrayError, UsageError
-from segray.outage import waiting
 from segray.tuning.records import Objective, State, TrialRecord
+from segray.tuning.study_storage import held_study, open_storage, storage_url, study_name
 
-NAME = "segray"
-SQLITE = "sqlite"
 MEMORY = "memory"
 """The constraint that a trial breaks whose net or batch did not fit into memory."""
 
@@ -40,54 +33,6 @@ Draw = Callable[[Trial], Mapping[str, Any]]
 def objectives_of(config: TuneConfig) -> list[Objective]:
     """The objectives of a sweep, in their order."""
     return [Objective(name) for name in config.objectives]
-
-
-def storage_url(config: TuneConfig, folder: str) -> str:
-    """Where the study lies: an address of a database, or a path that ends in ``.db`` or ``.journal``.
-
-    Raises:
-        UsageError: the address holds a password, or the sweep's folder lies in an object store.
-    """
-    if storage.is_remote(folder):
-        raise UsageError(
-            f"A sweep cannot lie in an object store, as {folder} is one.",
-            mend="Name a folder on a disk that all nodes share; the shards may lie in the object store.",
-        )
-    if config.storage and config.storage != SQLITE:
-        if urlsplit(config.storage).password:
-            raise UsageError(
-                "tune.storage holds a password, which would lie in config.yaml.",
-                mend="Leave it out of the address; PostgreSQL takes it from PGPASSWORD or ~/.pgpass.",
-            )
-        return config.storage
-    return storage.join(folder, "study.db" if config.storage == SQLITE else "study.journal")
-
-
-class PatientJournal(JournalFileBackend):
-    """A journal that waits for a disk that is away, as :mod:`segray.outage` has it."""
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append entries."""
-        waiting(lambda: super(PatientJournal, self).append_logs(logs))
-
-
-def open_storage(url: str) -> BaseStorage:
-    """The storage at an address or a path. Raises SegrayError where it cannot be opened."""
-    try:
-        if url.endswith(".journal"):
-            return JournalStorage(PatientJournal(url))
-        return RDBStorage(url if "://" in url else f"sqlite:///{url}", engine_kwargs=_engine(url))
-    except Exception as error:  # any driver of SQLAlchemy raises its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SegrayError(
-            f"The storage of the study, {url}, cannot be opened ({reason}).",
-            mend="Look at tune.storage; `pip install psycopg2-binary` for PostgreSQL.",
-        ) from error
-
-
-def _engine(url: str) -> dict[str, Any]:
-    # Somebody may look at the study, with optuna-dashboard, while the sweep writes.
-    return {} if "://" in url else {"connect_args": {"timeout": 60}}
 
 
 def build_sampler(config: TuneConfig, seed: int) -> BaseSampler:
@@ -121,13 +66,26 @@ class SweepStudy:
     One process, the driver of the sweep, writes; any other may read at the same time.
     """
 
-    def __init__(self, config: TuneConfig, folder: str, seed: int) -> None:
-        """Open the study of the sweep in ``folder``, or begin it. Raises as :func:`open_storage`."""
+    def __init__(self, config: TuneConfig, folder: str, seed: int, run_id: str, *, begun: bool = False) -> None:
+        """Open the study of the sweep in ``folder``, or begin it.
+
+        Args:
+            config: of the sweep.
+            folder: of the sweep.
+            seed: of the sampler.
+            run_id: of the sweep, by which a storage that holds many studies knows it.
+            begun: the study was begun before, and must be there.
+
+        Raises:
+            SegrayError: the storage cannot be opened, or lacks a study that was begun.
+        """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.objectives = objectives_of(config)
+        if begun:
+            held_study(config, folder, run_id)
         self._study = optuna.create_study(
             storage=open_storage(storage_url(config, folder)),
-            study_name=study_name(storage_url(config, folder), folder),
+            study_name=study_name(config, run_id),
             directions=["maximize" if one.maximise else "minimize" for one in self.objectives],
             load_if_exists=True,
             pruner=build_pruner(config),
@@ -325,20 +283,9 @@ _STATES: dict[TrialState, State] = {
 }
 
 
-def study_name(url: str, folder: str) -> str:
-    """The name of a sweep's study: a database may hold those of many; a file moves with its folder."""
-    return f"{NAME} {folder}" if "://" in url else NAME
-
-
-def read_trials(config: TuneConfig, folder: str) -> list[FrozenTrial]:
+def read_trials(config: TuneConfig, folder: str, run_id: str) -> list[FrozenTrial]:
     """Optuna's trials of the sweep in ``folder``. Raises SegrayError where its storage holds none."""
-    url = storage_url(config, folder)
-    if "://" in url or storage.exists(url):
-        held = open_storage(url)
-        name = study_name(url, folder)
-        if name in optuna.get_all_study_names(held):
-            return optuna.load_study(study_name=name, storage=held).get_trials(deepcopy=False)
-    raise SegrayError(f"{folder} holds no study of a sweep.", mend="Name the folder of a sweep.")
+    return held_study(config, folder, run_id).get_trials(deepcopy=False)
 
 
 def _record(one: FrozenTrial, objectives: int) -> TrialRecord:

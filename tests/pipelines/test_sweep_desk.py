@@ -32,7 +32,7 @@ class Sweep:
     def open(self) -> None:
         """As a driver that begins, or goes on."""
         tune = self.config.tune
-        self.study = SweepStudy(tune, self.folder.path, 0)
+        self.study = SweepStudy(tune, self.folder.path, 0, self.folder.run_id)
         space = load_space(str(tune.space))
         self.desk = SweepDesk(self.config, self.folder, self.study, space, Room(WorkerShape(1.0, 0.0)))
 

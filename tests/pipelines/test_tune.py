@@ -286,7 +286,7 @@ def test_a_killed_driver_loses_no_trial(config_of: Any, tmp_path: Path) -> None:
 def _finished(sweep: Path) -> list[tuple[int, Any]]:
     from segray.tuning.study import read_trials
 
-    trials = read_trials(load_config(sweep / "config.yaml").tune, str(sweep))
+    trials = read_trials(load_config(sweep / "config.yaml").tune, str(sweep), SweepFolder(str(sweep)).run_id)
     return [(one.number, tuple(one.values)) for one in trials if one.state.is_finished()]
 
 
