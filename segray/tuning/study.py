@@ -225,10 +225,10 @@ class SweepStudy:
         self._open[trial.number] = trial
         try:
             settings = dict(draw(trial))
+            trial.set_user_attr(SETTINGS, settings)
         except Exception as error:
             self.fail(trial.number, str(error))
             raise
-        trial.set_user_attr(SETTINGS, settings)
         return settings
 
     def next_number(self) -> int:

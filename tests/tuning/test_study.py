@@ -92,6 +92,13 @@ def test_a_space_that_raises_fails_its_trial(tmp_path: Path) -> None:
     assert [(one.state, one.reason) for one in study.records()] == [("failed", "nothing to draw")]
 
 
+def test_settings_that_a_study_cannot_keep_fail_their_trial(tmp_path: Path) -> None:
+    study = SweepStudy(_config(), str(tmp_path), 0, "one")
+    with pytest.raises(TypeError):
+        study.ask(lambda _: {"optim.lr": object()})
+    assert [one.state for one in study.records()] == ["failed"], "it would run for ever"
+
+
 def test_out_of_memory_is_told_as_infeasible(tmp_path: Path) -> None:
     study = SweepStudy(_config("sampler=tpe", "startup_trials=5"), str(tmp_path), 1, "one")
 
