@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from optuna.distributions import BaseDistribution
+
 from segray import privacy, storage
 from segray.config import Config, dump_config, load_config
 from segray.engine.predictor import check_settings
@@ -22,12 +24,12 @@ from segray.pipelines.runtime import ray_session
 from segray.pipelines.sweep import Room, SweepDesk, room_of
 from segray.pipelines.sweep_folder import BEST, SPACE, SweepFolder
 from segray.pipelines.sweep_search import run_trials
+from segray.pipelines.sweep_start import SweepStart, begin_study, plan_start
 from segray.pipelines.train import check_config
 from segray.pipelines.train_start import with_net_of_start
 from segray.pipelines.trial import TrialActor
 from segray.report.sweep_page import write_sweep_page
 from segray.tuning.answer import answer
-from segray.tuning.combinations import default_params, every_combination
 from segray.tuning.draws import example_draws
 from segray.tuning.importances import importances_of
 from segray.tuning.objectives import check_objectives
@@ -35,8 +37,8 @@ from segray.tuning.pareto import pareto_front
 from segray.tuning.records import TrialRecord
 from segray.tuning.space import Space, load_space
 from segray.tuning.space_check import check_space
-from segray.tuning.study import SweepStudy, read_trials
-from segray.tuning.study_storage import own_file, storage_url
+from segray.tuning.study import SweepStudy
+from segray.tuning.study_storage import open_storage, own_file, storage_url
 
 Say = Callable[[str], None]
 
@@ -109,19 +111,23 @@ def tune(
         config = with_net_of_start(config)[0]
     config = privacy.with_privacy(_with_absolute_paths(config, folder), folder.path)
     space = _space_of(config)
-    _check(config, space)
+    ranges = _check(config, space)
+    begun = bool(folder.history().get("prepared"))
+    start = SweepStart() if begun else plan_start(config, space, ranges)
+    if not own_file(config.tune):
+        open_storage(storage_url(config.tune, folder.path))
     with folder.alone(), ray_session(config.ray):
         room = room_of(config)
         config, found_size = with_batch_size(config, room.shape)
         looked = preflight_notes(config, folder.path, meets=room.group)
-        for sentence in [*looked, *found_size, *_begin(config, folder, space, resumed=bool(resume))]:
+        begin = _begin(config, folder, space, resumed=bool(resume))
+        for sentence in [*looked, *found_size, *begin, *start.notes]:
             folder.log(sentence)
             if say is not None:
                 say(sentence)
-        prepared = bool(folder.history().get("prepared"))
-        study = SweepStudy(config.tune, folder.path, config.seed, folder.run_id, begun=prepared)
-        if not prepared:
-            _prepare(config, folder, study, space)
+        study = SweepStudy(config.tune, folder.path, config.seed, folder.run_id, begun=begun)
+        begin_study(study, start)
+        folder.write_history(prepared=True)
         _run(config, folder, study, space, room)
     return conclude(folder)
 
@@ -142,8 +148,9 @@ def conclude(folder: SweepFolder) -> SweepSummary:
         folder.keep_best(best)
     found = importances_of(study.finished_trials())
     history = folder.history()
-    seconds, defaults = float(history.get("seconds", 0.0)), history.get("defaults")
-    words = answer(records, objectives, found.shares, seconds, defaults=defaults, unrated=found.unrated)
+    seconds = float(history.get("seconds", 0.0))
+    words = answer(records, objectives, found.shares, seconds, defaults=study.defaults(), unrated=found.unrated)
+    words += _untried(config, folder, study)
     page = write_sweep_page(Path(folder.path), folder.path, records, objectives, found.shares, words)
     return SweepSummary(
         folder.path,
@@ -155,6 +162,14 @@ def conclude(folder: SweepFolder) -> SweepSummary:
         str(page),
         front,
     )
+
+
+def _untried(config: Config, folder: SweepFolder, study: SweepStudy) -> str:
+    left = study.waiting()
+    if config.tune.sampler != "grid" or not left:
+        return ""
+    command = f"segray tune --resume {folder.path} --trials {study.begun() + left}"
+    return f" {left} of the grid's combinations were not tried; `{command}` tries them."
 
 
 def best_of(front: list[TrialRecord], *, maximise: bool) -> TrialRecord | None:
@@ -209,8 +224,8 @@ def _space_of(config: Config) -> Space:
     return load_space(config.tune.space)
 
 
-def _check(config: Config, space: Space) -> None:
-    """Raise UsageError where trials could not be trained, before the first of them."""
+def _check(config: Config, space: Space) -> dict[str, BaseDistribution]:
+    """What the space draws from; raises UsageError where trials could not be trained, before the first of them."""
     if config.train.folds:
         raise UsageError(
             "A sweep trains on the split of the shards, not on folds.",
@@ -218,13 +233,12 @@ def _check(config: Config, space: Space) -> None:
         )
     if config.tune.bundle:
         check_inference(config)
-        check_space(space, config, _draws_prediction(config))
-        return
+        return check_space(space, config, _draws_prediction(config))
     manifest = training_manifest(config)
     check_config(config, manifest)
     validated = bool(manifest.cases("validation"))
     check_objectives(config.tune.objectives, manifest.label_map.names, validated=validated)
-    check_space(space, config, lambda drawn: check_config(drawn, manifest))
+    return check_space(space, config, lambda drawn: check_config(drawn, manifest))
 
 
 def _draws_prediction(config: Config) -> Callable[[Config], None]:
@@ -255,33 +269,6 @@ def _begin(config: Config, folder: SweepFolder, space: Space, *, resumed: bool) 
     if len(tune.objectives) > 1 and tune.pruner != "none":
         said.append("No trial is ended early: a pruner looks at one objective.")
     return said
-
-
-def _prepare(config: Config, folder: SweepFolder, study: SweepStudy, space: Space) -> None:
-    """Enqueue what is tried first, and let the sampler learn from earlier sweeps; once a sweep."""
-    tune = config.tune
-    for earlier in tune.earlier:
-        source = SweepFolder(earlier)
-        if not source.exists:
-            raise UsageError(f"{earlier} holds no sweep.", mend="Look at tune.earlier.")
-        other = load_config(source.file(CONFIG)).tune
-        if other.objectives != tune.objectives:
-            raise UsageError(
-                f"{earlier} had the objectives {other.objectives}, and these are {tune.objectives}.",
-                mend="Take it out of tune.earlier, or sweep for the same.",
-            )
-        count = study.learn_from(read_trials(other, earlier, source.run_id), earlier)
-        folder.log(f"{count} finished trials of {earlier} are known to the sampler")
-    first = default_params(space, config) if tune.defaults_first else None
-    if first is not None:
-        folder.write_history(defaults=study.next_number())
-        study.enqueue(first)
-    elif tune.defaults_first:
-        folder.log("the space cannot draw the settings of the config itself, so that they are not tried")
-    if tune.sampler == "grid":
-        for params in every_combination(space):
-            study.enqueue(params)
-    folder.write_history(prepared=True)
 
 
 def _run(

@@ -21,6 +21,9 @@ MEMORY = "memory"
 """The constraint that a trial breaks whose net or batch did not fit into memory."""
 
 SETTINGS, REASON, LOST, OTHER, BEGAN, HOST, RUN = "settings", "reason", "lost", "other", "began", "host", "run"
+EARLIER, NUMBER, DEFAULTS = "earlier", "number", "defaults"
+"""The sweep of a trial that was only learnt from, and its number there; the trial of the config's own settings."""
+
 OUTSIDE, AGAIN = "outside", "again"
 """A trial that failed for no fault of its settings; and the number of such a one, on the trial that is in its place."""
 
@@ -100,32 +103,35 @@ class SweepStudy:
         """Optuna's own."""
         return self._study
 
-    def enqueue(self, params: Mapping[str, Any]) -> None:
-        """Have these parameters tried before the sampler draws any."""
-        self._study.enqueue_trial(dict(params), skip_if_exists=True)
+    def enqueue(self, every: Iterable[Mapping[str, Any]], *, defaults: bool = False) -> None:
+        """Have these parameters tried, in this order, before the sampler draws any; what is enqueued already is left.
 
-    def learn_from(self, records: Iterable[FrozenTrial], source: str) -> int:
-        """Add finished trials of an earlier sweep for the sampler to learn from; how many were taken.
-
-        Trials with another number of objectives are left out; a source that was learnt from already brings none.
+        ``defaults``: they are the settings of the config itself, which :meth:`defaults` finds again.
         """
-        taken = 0
-        if any(one.user_attrs.get("earlier") == source for one in self._trials()):
-            return 0
-        for one in records:
-            if one.state is not TrialState.COMPLETE or len(one.values) != len(self.objectives):
-                continue
-            self._study.add_trial(
-                create_trial(
-                    values=one.values,
-                    params=one.params,
-                    distributions=one.distributions,
-                    user_attrs={"earlier": source},
-                    system_attrs={key: value for key, value in one.system_attrs.items() if "constraints" in key},
+        fixed = [one.system_attrs.get("fixed_params") for one in self._trials() if EARLIER not in one.user_attrs]
+        known = {_key(params) for params in fixed if params is not None}
+        for params in every:
+            if _key(params) not in known:
+                self._study.enqueue_trial(dict(params), user_attrs={DEFAULTS: True} if defaults else None)
+
+    def defaults(self) -> int | None:
+        """The number of the trial that has the settings of the config itself, if there is one."""
+        return max((one.number for one in self._trials() if DEFAULTS in one.user_attrs), default=None)
+
+    def learn_from(self, trials: Iterable[FrozenTrial], source: str) -> None:
+        """Add finished trials of an earlier sweep for the sampler to learn from, each once."""
+        known = {one.user_attrs[NUMBER] for one in self._trials() if one.user_attrs.get(EARLIER) == source}
+        for one in trials:
+            if one.number not in known:
+                self._study.add_trial(
+                    create_trial(
+                        values=one.values,
+                        params=one.params,
+                        distributions=one.distributions,
+                        user_attrs={EARLIER: source, NUMBER: one.number},
+                        system_attrs={key: value for key, value in one.system_attrs.items() if "constraints" in key},
+                    )
                 )
-            )
-            taken += 1
-        return taken
 
     def try_again(self) -> int:
         """Enqueue what failed for a cause outside of its settings, once; how many trials that are.
@@ -136,7 +142,8 @@ class SweepStudy:
         for one in self._trials((TrialState.FAIL,)):
             attrs = one.user_attrs
             if OUTSIDE in attrs and AGAIN not in attrs and one.number not in replaced:
-                self._study.enqueue_trial(dict(one.params), user_attrs={AGAIN: one.number})
+                kept = {DEFAULTS: True} if DEFAULTS in attrs else {}
+                self._study.enqueue_trial(dict(one.params), user_attrs={AGAIN: one.number} | kept)
                 found += 1
         return found
 
@@ -231,13 +238,9 @@ class SweepStudy:
             raise
         return settings
 
-    def next_number(self) -> int:
-        """The number that the next trial to be enqueued or drawn will have."""
-        return len(self._trials())
-
     def begun(self) -> int:
         """Trials of this sweep that were drawn, running and lost ones too; of one tried again the second alone."""
-        drawn = sum("earlier" not in one.user_attrs for one in self._trials(_ALL_BUT_WAITING))
+        drawn = sum(EARLIER not in one.user_attrs for one in self._trials(_ALL_BUT_WAITING))
         return drawn - len(self._replaced())
 
     def waiting(self) -> int:
@@ -247,7 +250,7 @@ class SweepStudy:
     def records(self) -> list[TrialRecord]:
         """The trials of this sweep, without those of earlier ones and those that were tried again."""
         replaced = self._replaced()
-        own = (one for one in self._trials() if "earlier" not in one.user_attrs and one.number not in replaced)
+        own = (one for one in self._trials() if EARLIER not in one.user_attrs and one.number not in replaced)
         return [_record(one, len(self.objectives)) for one in own]
 
     def finished_trials(self) -> list[FrozenTrial]:
@@ -281,6 +284,10 @@ _STATES: dict[TrialState, State] = {
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
 }
+
+
+def _key(params: Mapping[str, Any]) -> str:
+    return repr(sorted(params.items()))
 
 
 def read_trials(config: TuneConfig, folder: str, run_id: str) -> list[FrozenTrial]:

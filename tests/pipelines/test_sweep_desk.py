@@ -85,6 +85,14 @@ def test_what_fails_again_is_not_tried_a_third_time(tmp_path: Path) -> None:
     sweep.end(sweep.begin())
 
 
+def test_the_defaults_stay_the_defaults_when_they_are_tried_again(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    sweep.study.enqueue([{"optim.lr": 0.001}], defaults=True)
+    sweep.fail(sweep.begin())
+    sweep.open()
+    assert sweep.study.defaults() == sweep.begin() == 1
+
+
 def test_failures_of_the_settings_stop_nothing(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path)
     for number in range(3 * MOST_ALIKE):
@@ -143,3 +151,37 @@ def test_what_fell_behind_unheard_is_ended(tmp_path: Path, pruner: str) -> None:
     # This epoch was not validated, and the driver that heard of the earlier ones was killed.
     late = {"epoch": 4, "value": math.nan, "before": [(1, 0.1), (2, 0.1), (3, 0.1)]}
     assert sweep.desk.heard(number, late) is True
+
+
+@pytest.mark.parametrize(
+    ("words", "state", "infeasible"),
+    [
+        ("ray.exceptions.ActorDiedError: The actor died unexpectedly", "lost", False),
+        ("ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory", "failed", True),
+        ("ValueError: odd", "failed", False),
+    ],
+)
+def test_what_ray_says_of_a_dead_trial_is_its_row(tmp_path: Path, words: str, state: str, infeasible: bool) -> None:
+    sweep = Sweep(tmp_path)
+    number = sweep.begin()
+    checkpoint = Path(sweep.folder.trial(number).file("checkpoints")) / "one"
+    checkpoint.mkdir(parents=True)
+    sweep.desk.ended(number, {}, words, pruned=False)
+    (record,) = sweep.study.records()
+    assert (record.state, record.infeasible) == (state, infeasible)
+    assert record.reason
+    assert not checkpoint.exists()
+    sweep.end(sweep.begin())
+
+
+def test_no_trial_begins_after_the_minutes_over_all_resumes(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "tune.minutes=1")
+    number = sweep.begin()
+    sweep.folder.write_history(seconds=59.0)
+    sweep.open()
+    sweep.end(sweep.begin())
+    sweep.folder.write_history(seconds=61.0)
+    sweep.open()
+    with pytest.raises(StopIteration):
+        sweep.begin()
+    assert number == 0

@@ -154,6 +154,16 @@ def test_more_trials_go_on_with_what_is_known(swept: SweepSummary) -> None:
     assert len(set(rates)) == 5
 
 
+def test_a_sweep_learns_from_an_earlier_one(swept: SweepSummary, config_of: Any) -> None:
+    said: list[str] = []
+    more = (f"tune.earlier=[{swept.run}]", "tune.trials=1", "train.epochs=1", "tune.sampler=tpe")
+    summary = tune(config_of(RATES, *more), say=said.append)
+    assert any("finished trials of" in sentence and "are known to the sampler" in sentence for sentence in said)
+    assert [one.state for one in summary.records] == ["finished"], "trials of the earlier sweep were counted"
+    assert summary.records[0].number == len(swept.records)
+    assert "These are your own settings" in summary.answer
+
+
 def test_failed_trials_are_rows_with_a_reason(config_of: Any) -> None:
     summary = tune(config_of(BROKEN_AT_TIMES, "tune.sampler=grid", "tune.defaults_first=false"))
     states = {one.settings["net.features"][0]: one.state for one in summary.records}

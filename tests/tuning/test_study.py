@@ -156,28 +156,43 @@ def test_several_objectives_keep_curves_and_prune_nothing(tmp_path: Path) -> Non
 
 def test_earlier_sweeps_are_learnt_from_and_not_counted(tmp_path: Path) -> None:
     config = _config()
-    old = SweepStudy(config, str(tmp_path / "old"), 0, "one") if (tmp_path / "old").mkdir() is None else None
-    assert old is not None
+    (tmp_path / "old").mkdir()
+    old = SweepStudy(config, str(tmp_path / "old"), 0, "one")
     for _ in range(5):
         number, settings = old.ask(_draw)
         old.finish(number, [settings["optim.lr"]], {})
-    old.ask(_draw)
     (tmp_path / "new").mkdir()
     new = SweepStudy(config, str(tmp_path / "new"), 0, "one")
-    assert new.learn_from(read_trials(config, str(tmp_path / "old"), "one"), "old") == 5
+    trials = read_trials(config, str(tmp_path / "old"), "one")
+    new.learn_from(trials[:3], "old")  # as far as a driver came that was killed then
+    new.learn_from(trials, "old")
     assert (new.begun(), new.records()) == (0, [])
-    assert new.learn_from(read_trials(config, str(tmp_path / "old"), "one"), "old") == 0
     assert len(new.finished_trials()) == 5
-    assert new.next_number() == 5
+    assert new.ask(_draw)[0] == 5
 
 
 def test_fixed_params_come_first(tmp_path: Path) -> None:
     study = SweepStudy(_config("sampler=grid"), str(tmp_path), 0, "one")
-    for rate in (0.001, 0.01):
-        study.enqueue({"kind": "a", "optim.lr": rate})
+    first, second = ({"kind": "a", "optim.lr": rate} for rate in (0.001, 0.01))
+    study.enqueue([first], defaults=True)
+    study.enqueue([second, first])
     assert study.waiting() == 2
     assert [study.ask(_draw)[1] for _ in range(2)] == [{"optim.lr": 0.001}, {"optim.lr": 0.01}]
     assert study.waiting() == 0
+    study.enqueue([first], defaults=True)  # a driver that was killed here begins the study again
+    assert (study.waiting(), study.defaults()) == (0, 0)
+
+
+def test_what_an_earlier_sweep_tried_is_still_tried_as_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    params = {"kind": "a", "optim.lr": 0.001}
+    old = SweepStudy(_config(), str(tmp_path / "old"), 0, "one")
+    old.enqueue([params], defaults=True)
+    old.finish(old.ask(_draw)[0], [0.5], {})
+    study = SweepStudy(_config(), str(tmp_path), 0, "one")
+    study.learn_from(read_trials(_config(), str(tmp_path / "old"), "one"), "old")
+    study.enqueue([params], defaults=True)
+    assert (study.waiting(), study.defaults()) == (1, 1)
 
 
 def test_what_did_not_fit_tells_nothing_of_importances(tmp_path: Path) -> None:
