@@ -40,15 +40,21 @@ def objectives_of(config: TuneConfig) -> list[Objective]:
 
 def build_sampler(config: TuneConfig, seed: int) -> BaseSampler:
     """The sampler of a config; the combinations of a grid are enqueued, so that its sampler draws nothing."""
-    if config.sampler == "tpe":
-        with warnings.catch_warnings():
-            # Optuna calls `group` experimental, as it has for years.
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    with warnings.catch_warnings():
+        # Optuna calls `group` and `consider_pruned_trials` experimental, as it has for years.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if config.sampler == "tpe":
             return TPESampler(
                 n_startup_trials=config.startup_trials, multivariate=True, group=True, constant_liar=True, seed=seed
             )
-    if config.sampler == "cmaes":
-        return CmaEsSampler(n_startup_trials=config.startup_trials, warn_independent_sampling=False, seed=seed)
+        if config.sampler == "cmaes":
+            # Without the pruned trials, most of them with asha, a generation is seldom full, and little is learnt.
+            return CmaEsSampler(
+                n_startup_trials=config.startup_trials,
+                consider_pruned_trials=True,
+                warn_independent_sampling=False,
+                seed=seed,
+            )
     if config.sampler == "nsga2":
         return NSGAIISampler(population_size=max(config.startup_trials, 4), seed=seed)
     return RandomSampler(seed=seed)

@@ -136,6 +136,24 @@ def test_a_trial_that_falls_behind_should_end(tmp_path: Path, pruner: str) -> No
     assert study.records()[-1].state == "pruned"
 
 
+def test_cma_es_learns_from_pruned_trials(tmp_path: Path) -> None:
+    study = SweepStudy(_config("sampler=cmaes", "startup_trials=5"), str(tmp_path), 0, "one")
+
+    def draw(trial: Trial) -> dict[str, Any]:
+        return {name: trial.suggest_float(name, 0, 1) for name in ("a", "b", "c")}
+
+    found = []
+    for _ in range(60):
+        number, settings = study.ask(draw)
+        found.append(1 - sum((value - 0.3) ** 2 for value in settings.values()))
+        if any(study.report(number, epoch, found[-1] * epoch / 9) for epoch in range(1, 10)):
+            study.prune(number, {})
+        else:
+            study.finish(number, [found[-1]], {})
+    assert sum(one.state == "pruned" for one in study.records()) > 20
+    assert sum(found[-20:]) / 20 > 0.95, "0.905 where it looks at finished trials alone"
+
+
 def test_no_number_is_no_value(tmp_path: Path) -> None:
     study = SweepStudy(_config(), str(tmp_path), 0, "one")
     number, _ = study.ask(_draw)
