@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from segray.pipelines.run_metrics import RunMetrics
 from segray.pipelines.runtime import READ_TASK_CPUS, WorkerShape, nodes, shape_of, worker_shape
 from segray.pipelines.sweep_folder import SweepFolder
 from segray.pipelines.sweep_search import known
+from segray.tuning.ranking import best_of, value_of
 from segray.tuning.space import Space, with_settings
 from segray.tuning.study import SweepStudy
 
@@ -29,6 +31,8 @@ LOOK_S = 5.0
 """Between two counts of the cluster's nodes."""
 
 SHOW_S = 2.0
+"""Between two tables of the trials, at least; where a long one takes its time, twenty times that."""
+
 
 DEATHS = ("ActorDiedError", "ActorUnavailableError", "NodeDiedError", "died unexpectedly", "The actor is dead")
 """What Ray says of a process that is gone."""
@@ -104,10 +108,12 @@ class SweepDesk:
             folder.log(f"{again} trials that failed for no fault of their settings are tried again")
         self._alike, self._reason = 0, ""
         self._began = time.time() - float(folder.history().get("seconds", 0.0))
-        self._places, self._looked, self._shown = 0, 0.0, 0.0
+        self._places, self._looked, self._show_at = 0, 0.0, 0.0
         self._metrics = RunMetrics(folder.run_id, "tune")
         self._running: set[int] = set()
-        self._values = [one.values[0] for one in study.records() if one.values]
+        self._best = best_of(study.records(), study.objectives)
+        if self._best is not None:
+            self._metrics.set("segray_best", value_of(self._best))
 
     @property
     def seconds(self) -> float:
@@ -168,8 +174,9 @@ class SweepDesk:
             if known(float(result["value"])):
                 study.report(number, int(result["epoch"]), float(result["value"]))
             study.finish(number, result["values"], dict(result["other"]))
+            self._keep_best(number)
         self._folder.write_history(seconds=self.seconds)
-        self._show(force=True)
+        self._show()
 
     def _count(self, number: int, result: Mapping[str, Any], error: str | None, *, pruned: bool) -> None:
         """Tell Prometheus of the end of a trial."""
@@ -179,11 +186,19 @@ class SweepDesk:
         self._running.discard(number)
         self._metrics.set("segray_trials_running", len(self._running))
         self._metrics.add("segray_trials_ended", tag=state)
-        if state == "finished":
-            self._values.append(float(result["values"][0]))
-        if self._values:
-            best = max if self._study.objectives[0].maximise else min
-            self._metrics.set("segray_best", best(self._values))
+
+    def _keep_best(self, number: int) -> None:
+        """Leave the best so far where the best of all will lie: a sweep may be ended at any time."""
+        record, objectives = self._study.record(number), self._study.objectives
+        best = best_of([record] if self._best is None else [self._best, record], objectives)
+        if best is not record:
+            return
+        self._best = record
+        self._metrics.set("segray_best", value_of(record))
+        try:
+            self._folder.keep_best(record)
+        except (SegrayError, OSError) as error:
+            self._folder.log(f"the best trial so far, {number}, is not kept apart yet: {error}", "warning")
 
     def _count_alike(self, result: Mapping[str, Any], error: str | None) -> None:
         """How many trials in a row failed alike for a cause that the next one would meet too."""
@@ -204,6 +219,8 @@ class SweepDesk:
 
     def close(self) -> None:
         """Tell the last numbers."""
+        with suppress(Exception):  # what ended the sweep counts
+            self._show(force=True)
         self._metrics.close()
 
     def idle(self) -> None:
@@ -282,8 +299,9 @@ class SweepDesk:
 
     def _show(self, *, force: bool = False) -> None:
         now = time.monotonic()
-        if not force and now - self._shown < SHOW_S:
+        if not force and now < self._show_at:
             return
-        self._shown = now
         self._folder.write_trials(self._study.records(), self._study.objectives, parquet=False)
         self._folder.show_progress(force=True, seconds=self.seconds, at=time.time())
+        done = time.monotonic()
+        self._show_at = done + max(SHOW_S, 20 * (done - now))

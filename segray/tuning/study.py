@@ -217,7 +217,7 @@ class SweepStudy:
 
     def reason(self, number: int) -> str:
         """Why a trial failed; empty where it did not."""
-        return str(next(one for one in self._trials() if one.number == number).user_attrs.get(REASON, ""))
+        return self.record(number).reason
 
     def unfinished(self, draw: Draw) -> list[tuple[int, dict[str, Any]]]:
         """Number and settings of the trials that a driver left running.
@@ -258,6 +258,10 @@ class SweepStudy:
         replaced = self._replaced()
         own = (one for one in self._trials() if EARLIER not in one.user_attrs and one.number not in replaced)
         return [_record(one, len(self.objectives)) for one in own]
+
+    def record(self, number: int) -> TrialRecord:
+        """A trial of this sweep."""
+        return _record(next(one for one in self._trials() if one.number == number), len(self.objectives))
 
     def finished_trials(self) -> list[FrozenTrial]:
         """Optuna's finished trials, those of earlier sweeps too, without those that did not fit into memory."""

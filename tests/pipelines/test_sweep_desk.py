@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from made_sweep import RATES, sweep_config
 
-from segray.config import dump_config
+from segray.config import dump_config, load_config
 from segray.errors import SegrayError
 from segray.pipelines.runtime import WorkerShape
 from segray.pipelines.sweep import MOST_ALIKE, Room, SweepDesk
@@ -185,3 +185,28 @@ def test_no_trial_begins_after_the_minutes_over_all_resumes(tmp_path: Path) -> N
     with pytest.raises(StopIteration):
         sweep.begin()
     assert number == 0
+
+
+def test_the_best_so_far_lies_in_the_folder_while_the_sweep_runs(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    for value in (0.5, 0.7, 0.6):
+        number = sweep.begin()
+        bundle = Path(sweep.folder.trial(number).file("bundle"))
+        bundle.mkdir()
+        (bundle / "bundle.json").write_text(str(number))
+        (bundle / "weights.safetensors").write_text(str(number))
+        sweep.end(number, value)
+    best = load_config(sweep.folder.file("best.yaml"))
+    assert best.optim.lr == pytest.approx(sweep.study.record(1).settings["optim.lr"])
+    assert (tmp_path / "sweep" / "bundle" / "weights.safetensors").read_text() == "1"
+    sweep.open()
+    sweep.end(sweep.begin(), 0.65)
+    assert (tmp_path / "sweep" / "bundle" / "bundle.json").read_text() == "1"
+
+
+def test_a_driver_that_ends_leaves_a_table_of_all_trials(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    for _ in range(3):
+        sweep.end(sweep.begin())
+    sweep.desk.close()
+    assert [row["state"] for row in sweep.folder.rows("trials.csv")] == ["finished"] * 3
