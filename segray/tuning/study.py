@@ -91,14 +91,15 @@ class SweepStudy:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.objectives = objectives_of(config)
         if begun:
-            held_study(config, folder, run_id)
-        self._study = optuna.create_study(
-            storage=open_storage(storage_url(config, folder)),
-            study_name=study_name(config, run_id),
-            directions=["maximize" if one.maximise else "minimize" for one in self.objectives],
-            load_if_exists=True,
-            pruner=build_pruner(config),
-        )
+            self._study = held_study(config, folder, run_id)
+        else:
+            self._study = optuna.create_study(
+                storage=open_storage(storage_url(config, folder)),
+                study_name=study_name(config, run_id),
+                directions=["maximize" if one.maximise else "minimize" for one in self.objectives],
+                load_if_exists=True,
+            )
+        self._study.pruner = build_pruner(config)
         # A sampler that begins anew with the same seed would draw what was drawn already.
         self._study.sampler = build_sampler(config, seed + len(self._trials()))
         self._open: dict[int, Trial] = {}
