@@ -7,9 +7,10 @@ Two measurements, on a Ray that runs already (as a cluster does):
 * The same trials, small trainings on phantoms, by `segray tune` (Ray Tune, a study in its journal, a run folder a
   trial) and in a plain loop of Optuna in one warm process that trains by the same session. Both draw at random, and so
   much the same nets; nothing is pruned. Printed: seconds a trial of both, and what segray adds.
-* 1,000 trials of a fake objective that sleeps 1 s, 20 at a time, with TPE: the memory of the driver after 100 and after
-  all of them, the CPU time of the driver for each result (its scheduling loop, Optuna included), and the wall-clock
-  time beyond 1,000 / 20 s, in which on two cores the 20 processes start.
+* 1,000 trials that sleep 1 s instead of training, 20 at a time, with TPE, by the sweep's own desk, its run folders,
+  tables and history: the memory of the driver after 100 and after all of them, the CPU time of the driver for each
+  result (its scheduling loop, Optuna included), in the last tenth too, and the wall-clock time beyond 1,000 / 20 s, in
+  which on two cores the 20 processes start.
 
 Wanted: under 3 s a trial, and under 50 ms a result with flat memory. With the study in SQLite the loop took 74 ms.
 """
@@ -17,12 +18,14 @@ Wanted: under 3 s a trial, and under 50 ms a result with flat memory. With the s
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +34,10 @@ import ray
 from machine import write_result
 from ray.tune import Trainable
 
-from segray.config import Config, RayConfig, load_config
-from segray.pipelines.runtime import ray_session
+from segray.config import Config, RayConfig, dump_config, load_config
+from segray.pipelines.runtime import WorkerShape, ray_session
+from segray.pipelines.sweep import Room, SweepDesk
+from segray.pipelines.sweep_folder import SweepFolder
 from segray.pipelines.sweep_search import run_trials
 from segray.pipelines.trial import LoneTraining
 from segray.pipelines.tune import tune
@@ -49,13 +54,17 @@ def space(trial):
         "net.features": [trial.suggest_int("width", 4, 8, step=4) * 2**level for level in range(3)],
     }
 '''
+RATES = """
+def space(trial):
+    return {"optim.lr": trial.suggest_float("optim.lr", 1e-5, 1e-1, log=True)}
+"""
 AT_ONCE = 20
 SLEEP_S = 1.0
 MIB = 2**20
 
 
 class SleepingActor(Trainable):  # type: ignore[misc]
-    """A trial that sleeps, and returns something to learn from."""
+    """A trial that reads its config, sleeps, and returns something to learn from."""
 
     def setup(self, config: dict[str, Any]) -> None:
         """Begin."""
@@ -68,44 +77,29 @@ class SleepingActor(Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         """Sleep."""
+        config = load_config(f"{self._told['run']}/config.yaml")
         time.sleep(SLEEP_S)
-        value = -((self._told["x"] - 0.3) ** 2)
-        return {"epoch": 1, "value": value, "done": True, "values": [value]}
+        value = -((math.log10(config.optim.lr) + 3) ** 2)
+        return {"epoch": 1, "value": value, "done": True, "values": [value], "other": [("epochs", 1.0)]}
 
 
-class FakeDesk:
-    """Gives out trials of a study and notes the driver's memory."""
+class MeasuredDesk(SweepDesk):
+    """The desk of a sweep, which notes memory and CPU time of the driver."""
 
-    def __init__(self, study: SweepStudy, trials: int) -> None:
-        self._study, self._left = study, trials
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self.memory: list[float] = []
+        self.cpu: list[float] = []
         self.processes: set[int] = set()
 
-    def next(self, running: int) -> dict[str, Any] | None:
-        """A further trial."""
-        if self._left == 0:
-            raise StopIteration
-        if running >= AT_ONCE:
-            return None
-        self._left -= 1
-        number, settings = self._study.ask(lambda trial: {"x": trial.suggest_float("x", 0, 1)})
-        return {"number": number, **settings}
-
-    def heard(self, _number: int, _result: dict[str, Any]) -> bool:
-        """Nothing: a trial has a single step."""
-        return False
-
-    def ended(self, number: int, result: dict[str, Any], error: str | None, *, pruned: bool) -> None:
+    def ended(self, number: int, result: Mapping[str, Any], error: str | None, *, pruned: bool) -> None:
         """Tell the study."""
         if error is not None or pruned:
             raise SystemExit(f"a trial failed: {error}")
+        super().ended(number, result, error, pruned=pruned)
         self.processes.add(result["pid"])
-        self._study.report(number, 1, result["value"])
-        self._study.finish(number, result["values"], {})
         self.memory.append(_memory_mib())
-
-    def idle(self) -> None:
-        """Nothing."""
+        self.cpu.append(time.process_time())
 
 
 def _memory_mib() -> float:
@@ -114,25 +108,27 @@ def _memory_mib() -> float:
 
 
 def measure_fake(work: Path, trials: int) -> dict[str, Any]:
-    config = load_config(None, [])
-    (work / "fake").mkdir()
-    study = SweepStudy(config.tune, str(work / "fake"), 0)
-    desk = FakeDesk(study, trials)
+    folder = SweepFolder(str(work / "fake"))
+    (work / "lr.py").write_text(RATES)
+    settings = [f"tune.trials={trials}", f"tune.concurrent={AT_ONCE}", f"tune.space={work / 'lr.py'}"]
+    config = load_config(None, [*settings, f"tune.run={folder.path}"])
+    folder.begin(dump_config(config))
+    room = Room(WorkerShape(ray.cluster_resources()["CPU"] / AT_ONCE, 0.0))
+    study = SweepStudy(config.tune, folder.path, config.seed, folder.run_id)
+    desk = MeasuredDesk(config, folder, study, load_space(str(config.tune.space)), room)
     cpu, begin = time.process_time(), time.monotonic()
-    run_trials(
-        desk,
-        SleepingActor,
-        folder=str(work / "fake"),
-        resources={"CPU": ray.cluster_resources()["CPU"] / AT_ONCE},
-        max_failures=0,
-    )
-    seconds = time.monotonic() - begin
-    settled = desk.memory[min(len(desk.memory) // 10, 100) :]
+    run_trials(desk, SleepingActor, folder=folder.path, resources=room.resources, max_failures=0)
+    desk.close()
+    seconds, spent = time.monotonic() - begin, time.process_time() - cpu
+    tenth = max(len(desk.cpu) // 10, 1)
+    settled = desk.memory[min(tenth, 100) :]
     return {
         "trials": trials,
         "seconds": round(seconds, 1),
         "ms a result beyond the sleep": round(1000 * (seconds - trials * SLEEP_S / AT_ONCE) / trials, 1),
-        "CPU ms of the driver a result": round(1000 * (time.process_time() - cpu) / trials, 1),
+        "CPU ms of the driver a result": round(1000 * spent / trials, 1),
+        "of them in the second tenth": round(1000 * (desk.cpu[2 * tenth - 1] - desk.cpu[tenth - 1]) / tenth, 1),
+        "of them in the last tenth": round(1000 * (desk.cpu[-1] - desk.cpu[-1 - tenth]) / tenth, 1),
         "processes started": len(desk.processes),
         "driver MiB after a tenth": round(settled[0]),
         "driver MiB at the end": round(settled[-1]),
@@ -187,7 +183,6 @@ def measure_real(config: Config) -> dict[str, Any]:
 
 def optuna_alone(config: Config) -> tuple[float, list[float]]:
     """Wall-clock time, and training time of each trial, of the same search in Optuna's own loop in one process."""
-    from segray.config import dump_config
     from segray.pipelines.run_folder import RunFolder
 
     space = load_space(str(config.tune.space))

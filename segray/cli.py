@@ -190,6 +190,11 @@ def tune(
 
     Cases that the outcome is to be judged by have no part in it: ingest with `ingest.split.test`.
     """
+    if resume:
+        from segray.cli_sweep import refuse_beside_resume
+
+        arguments = {"CONFIG": config, "--space": space, "--shards": shards, "--run": run}
+        refuse_beside_resume(arguments, overrides or [])
     settings = _config(
         config,
         overrides,

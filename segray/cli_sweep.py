@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from segray.cli_display import sayable
 from segray.cli_watch import QUIET_S, STYLES, duration, follow
+from segray.errors import UsageError
 from segray.pipelines.sweep_view import SweepReader, SweepView, TrialLine, is_sweep
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ LATEST = 6
 """Ended trials that a frame shows, besides the running ones and the best."""
 
 SETTINGS_SHOWN = 4
+TAKEN = ("ray.", "privacy.")
+"""Settings that a sweep takes when it is resumed."""
+
 EVERY_S = 2.0
 PLAIN_EVERY_S = 15.0
 
@@ -61,6 +65,23 @@ class SweepLive:
             return
         while not self._done.wait(PLAIN_EVERY_S):
             self._console.print(Text(plain_line(reader.view())), soft_wrap=True)
+
+
+def refuse_beside_resume(named: Mapping[str, str | None], overrides: Sequence[str]) -> None:
+    """Raise UsageError where ``--resume`` is given what it would not look at: arguments, or settings of the sweep.
+
+    Args:
+        named: what an argument is called, and its value; None where it is not given.
+        overrides: ``key=value`` as --set takes them.
+    """
+    ignored = [name for name, value in named.items() if value is not None]
+    ignored += [f"--set {one.partition('=')[0].strip()}" for one in overrides if not one.strip().startswith(TAKEN)]
+    if ignored:
+        raise UsageError(
+            f"--resume goes on with the settings that the sweep began with, and {ignored[0]} would change nothing.",
+            mend="Leave it out; --trials, --minutes and settings of ray and privacy are taken. "
+            "Or begin another sweep that learns from this one by tune.earlier.",
+        )
 
 
 def watch_sweep(path: str, *, interval: float, once: bool, console: Console | None = None) -> None:

@@ -665,8 +665,8 @@ class TuneConfig(Section):
     defaults_first: bool = setting(True, "try the settings of the config itself first")
     storage: str | None = setting(
         None,
-        "where the Optuna study lies; empty: study.journal, a file in `run`; sqlite: study.db there; or a database "
-        "such as postgresql://user@host/db",
+        "where the Optuna study lies; empty: study.journal, a file in `run`; sqlite: study.db there; a database such "
+        "as postgresql://user@host/db, or a file .journal or .db, for the studies of many sweeps",
     )
     earlier: list[str] = setting([], "folders of earlier sweeps of this space, whose trials the sampler learns from")
 

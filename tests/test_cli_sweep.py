@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import time
 from pathlib import Path
@@ -10,12 +11,15 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from segray.case import LabelMap
 from segray.cli import app
-from segray.cli_sweep import frame, plain_line, varied, watch_sweep
+from segray.cli_sweep import frame, plain_line, refuse_beside_resume, varied, watch_sweep
 from segray.config import dump_config, load_config
 from segray.errors import UsageError
+from segray.grid import Grid
 from segray.pipelines.sweep_folder import SPACE, SweepFolder
 from segray.pipelines.sweep_view import SweepReader
+from segray.shards.manifest import MANIFEST, Manifest, PartEntry, pool_intensity
 from segray.tuning.records import Objective, TrialRecord
 
 
@@ -111,15 +115,47 @@ def test_a_folder_without_sweep(tmp_path: Path) -> None:
         SweepReader(str(tmp_path))
 
 
-def test_examples_without_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segray.pipelines.tune.check_config", lambda *_: None)
-    monkeypatch.setattr("segray.pipelines.tune.training_manifest", lambda _: None)
+def test_examples_without_training(tmp_path: Path) -> None:
     space = tmp_path / "space.py"
     space.write_text('def space(trial):\n    return {"optim.lr": trial.suggest_float("optim.lr", 1e-4, 1e-2)}\n')
-    shown = CliRunner().invoke(app, ["tune", "--space", str(space), "--dry-run", "3"])
+    labels, grid = LabelMap.of_names(["liver"]), Grid("native", (512, 512), None, 0.0)
+    part = PartEntry("one", "one", "validation", "part-one.parquet", 1, 1, "", "")
+    (tmp_path / MANIFEST).write_text(Manifest(labels, grid, [pool_intensity([])], [part]).to_json())
+    words = ["tune", "--space", str(space), "--shards", str(tmp_path), "--dry-run", "3"]
+    shown = CliRunner().invoke(app, words)
     assert shown.exit_code == 0, shown.output
     assert [line for line in shown.output.splitlines() if line.startswith("draw")] == ["draw 0", "draw 1", "draw 2"]
     assert shown.output.count("optim.lr") == 3
+
+
+def test_what_resume_would_not_look_at_is_refused(sweep: SweepFolder, tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text("")
+    for words, said in (
+        ([str(tmp_path / "my.yaml")], "CONFIG"),
+        (["--space", "other.py"], "--space"),
+        (["--shards", "other"], "--shards"),
+        (["--run", "other"], "--run"),
+        (["--set", "ray.cpus=2", "--set", "tune.trials=9"], "--set tune.trials"),
+    ):
+        found = CliRunner().invoke(app, ["tune", "--resume", sweep.path, *words])
+        assert isinstance(found.exception, UsageError), words
+        assert f"{said} would change nothing" in str(found.exception)
+    refuse_beside_resume({"--space": None}, ["ray.cpus=2", "privacy.hash_ids=true"])
+
+
+def test_a_raised_number_of_trials_is_seen(sweep: SweepFolder) -> None:
+    reader = SweepReader(sweep.path)
+    assert reader.view().trials == 10
+    settings = ["tune.trials=200", "train.epochs=8", f"tune.run={sweep.path}"]
+    Path(sweep.file("config.yaml")).write_text(dump_config(load_config(None, settings)))
+    assert reader.view().trials == 200
+
+
+def test_dice_of_structures_is_no_setting(sweep: SweepFolder) -> None:
+    found = dataclasses.replace(_trial(5, "finished", 0.7), other={"val_dice_liver": 0.6, "seconds": 3.0})
+    sweep.write_trials([_trial(0, "finished", 0.5), found], [Objective("val_dice")])
+    view = SweepReader(sweep.path).view()
+    assert set(view.lines[1].settings) == {"optim.lr", "optim.name"}
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from segray import privacy, storage
-from segray.config import Config, TrainConfig, dump_config
+from segray.config import Config, dump_config
 from segray.errors import SegrayError, UsageError
 from segray.pipelines.run_folder import CHECKPOINTS
 from segray.pipelines.run_metrics import RunMetrics
 from segray.pipelines.runtime import READ_TASK_CPUS, WorkerShape, nodes, shape_of, worker_shape
 from segray.pipelines.sweep_folder import SweepFolder
 from segray.pipelines.sweep_search import known
+from segray.tuning.ranking import best_of, value_of
 from segray.tuning.space import Space, with_settings
 from segray.tuning.study import SweepStudy
 
 MOST_REFUSED = 50
 """Draws in a row that make no config before the space is given up."""
 
+MOST_ALIKE = 5
+"""Trials in a row that fail for one reason outside of their settings before the sweep stops."""
+
 LOOK_S = 5.0
 """Between two counts of the cluster's nodes."""
 
 SHOW_S = 2.0
+"""Between two tables of the trials, at least; where a long one takes its time, twenty times that."""
+
 
 DEATHS = ("ActorDiedError", "ActorUnavailableError", "NodeDiedError", "died unexpectedly", "The actor is dead")
 """What Ray says of a process that is gone."""
@@ -36,16 +44,18 @@ class Room:
 
     Attributes:
         shape: of a worker.
-        workers: of a trial.
+        workers: of a trial, at the least.
+        group: whether they are a group of Ray Train, which may also be one worker that others join later.
     """
 
     shape: WorkerShape
-    workers: int
+    workers: int = 1
+    group: bool = False
 
     @property
     def resources(self) -> dict[str, float]:
         """What Ray Tune reserves; the workers of a group reserve their own."""
-        if self.workers > 1:
+        if self.group:
             return {"CPU": 0.001}
         return {"CPU": self.shape.cpus} | ({"GPU": self.shape.gpus} if self.shape.gpus else {})
 
@@ -58,20 +68,26 @@ class Room:
         return max(1, places // self.workers)
 
 
-def room_of(train: TrainConfig) -> Room:
+def room_of(config: Config) -> Room:
     """The room of a trial. A lone worker reads its slices itself, and so may take all CPUs of a node."""
-    if train.most_workers > 1:
-        return Room(shape_of(train), train.fewest_workers)
+    train = config.train
+    if train.most_workers > 1 and not config.tune.bundle:
+        return Room(shape_of(train), train.fewest_workers, group=True)
     shape = worker_shape(1, train.cpus_per_worker, train.gpu)
     if not shape.gpus and not train.cpus_per_worker:
         shape = WorkerShape(max(min(node.cpus for node in nodes()) - READ_TASK_CPUS, 0.1), 0.0)
-    return Room(shape, 1)
+    return Room(shape)
 
 
 def last_line(text: str) -> str:
     """The last line that says something."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "no reason was given"
+
+
+def _without_places(reason: str) -> str:
+    """A reason without the files and numbers that differ from trial to trial."""
+    return " ".join(word for word in reason.split() if not re.search(r"[/\d]", word))
 
 
 class SweepDesk:
@@ -88,11 +104,16 @@ class SweepDesk:
         self._config, self._folder, self._study, self._space = config, folder, study, space
         self._room = room
         self._left = study.unfinished(space.draw)
+        if again := study.try_again():
+            folder.log(f"{again} trials that failed for no fault of their settings are tried again")
+        self._alike, self._reason = 0, ""
         self._began = time.time() - float(folder.history().get("seconds", 0.0))
-        self._places, self._looked, self._shown = 0, 0.0, 0.0
+        self._places, self._looked, self._show_at = 0, 0.0, 0.0
         self._metrics = RunMetrics(folder.run_id, "tune")
         self._running: set[int] = set()
-        self._values = [one.values[0] for one in study.records() if one.values]
+        self._best = best_of(study.records(), study.objectives)
+        if self._best is not None:
+            self._metrics.set("segray_best", value_of(self._best))
 
     @property
     def seconds(self) -> float:
@@ -108,6 +129,12 @@ class SweepDesk:
         return told
 
     def _next(self, running: int) -> dict[str, Any] | None:
+        if self._alike >= MOST_ALIKE:
+            raise SegrayError(
+                f"{self._alike} trials in a row failed for one reason, which lies outside of their settings: "
+                f"{self._reason}",
+                mend=f"See to it, and go on by `segray tune --resume {self._folder.path}`: they are tried again.",
+            )
         if running >= self._most():
             return None
         while self._left:
@@ -124,9 +151,9 @@ class SweepDesk:
     def heard(self, number: int, result: Mapping[str, Any]) -> bool:
         """As :class:`segray.pipelines.sweep_search.Desk`."""
         self._show()
-        self._catch_up(number, result)
+        behind = self._catch_up(number, result)
         value = float(result["value"])
-        return known(value) and self._study.report(number, int(result["epoch"]), value)
+        return (known(value) and self._study.report(number, int(result["epoch"]), value)) or behind
 
     def ended(self, number: int, result: Mapping[str, Any], error: str | None, *, pruned: bool) -> None:
         """As :class:`segray.pipelines.sweep_search.Desk`."""
@@ -135,12 +162,11 @@ class SweepDesk:
         if result.get("host"):
             study.note(number, host=str(result["host"]))
         self._count(number, result, error, pruned=pruned)
+        self._count_alike(result, error)
         if error is not None:
             self._lost(number, error)
         elif result.get("failed"):
-            tell = study.out_of_memory if result.get("infeasible") else study.fail
-            tell(number, str(result["failed"]))
-            self._close(number, "failed")
+            self._failed(number, result)
         elif pruned:
             study.prune(number, {"epochs": float(result["epoch"])})
             self._close(number, "stopped")
@@ -148,8 +174,9 @@ class SweepDesk:
             if known(float(result["value"])):
                 study.report(number, int(result["epoch"]), float(result["value"]))
             study.finish(number, result["values"], dict(result["other"]))
+            self._keep_best(number)
         self._folder.write_history(seconds=self.seconds)
-        self._show(force=True)
+        self._show()
 
     def _count(self, number: int, result: Mapping[str, Any], error: str | None, *, pruned: bool) -> None:
         """Tell Prometheus of the end of a trial."""
@@ -159,14 +186,41 @@ class SweepDesk:
         self._running.discard(number)
         self._metrics.set("segray_trials_running", len(self._running))
         self._metrics.add("segray_trials_ended", tag=state)
-        if state == "finished":
-            self._values.append(float(result["values"][0]))
-        if self._values:
-            best = max if self._study.objectives[0].maximise else min
-            self._metrics.set("segray_best", best(self._values))
+
+    def _keep_best(self, number: int) -> None:
+        """Leave the best so far where the best of all will lie: a sweep may be ended at any time."""
+        record, objectives = self._study.record(number), self._study.objectives
+        best = best_of([record] if self._best is None else [self._best, record], objectives)
+        if best is not record:
+            return
+        self._best = record
+        self._metrics.set("segray_best", value_of(record))
+        try:
+            self._folder.keep_best(record)
+        except (SegrayError, OSError) as error:
+            self._folder.log(f"the best trial so far, {number}, is not kept apart yet: {error}", "warning")
+
+    def _count_alike(self, result: Mapping[str, Any], error: str | None) -> None:
+        """How many trials in a row failed alike for a cause that the next one would meet too."""
+        if error is not None:
+            return
+        reason = str(result["failed"]) if result.get("outside") else ""
+        alike = bool(reason) and _without_places(reason) == _without_places(self._reason)
+        self._alike = self._alike + 1 if alike else int(bool(reason))
+        self._reason = reason
+
+    def _failed(self, number: int, result: Mapping[str, Any]) -> None:
+        reason = str(result["failed"])
+        if result.get("infeasible"):
+            self._study.out_of_memory(number, reason)
+        else:
+            self._study.fail(number, reason, outside=bool(result.get("outside")))
+        self._close(number, "failed")
 
     def close(self) -> None:
         """Tell the last numbers."""
+        with suppress(Exception):  # what ended the sweep counts
+            self._show(force=True)
         self._metrics.close()
 
     def idle(self) -> None:
@@ -189,10 +243,16 @@ class SweepDesk:
     def _draw(self) -> dict[str, Any]:
         reason = ""
         for _ in range(MOST_REFUSED):
-            number, settings = self._study.ask(self._space.draw)
-            if self._begin(number, settings):
-                return self._told(number)
-            reason = self._study.reason(number)
+            try:
+                number, settings = self._study.ask(self._space.draw)
+            except UsageError as error:  # the trial has failed, with this as its reason
+                reason = error.message
+            else:
+                if self._begin(number, settings):
+                    return self._told(number)
+                reason = self._study.reason(number)
+            if self._is_over():
+                raise StopIteration
         raise SegrayError(f"{MOST_REFUSED} draws in a row made no config: {reason}", mend="Look at the space.")
 
     def _begin(self, number: int, settings: Mapping[str, Any]) -> bool:
@@ -227,10 +287,10 @@ class SweepDesk:
             self._study.fail(number, privacy.hide(last_line(error)))
         self._close(number, "failed")
 
-    def _catch_up(self, number: int, result: Mapping[str, Any]) -> None:
-        """Report the epochs that a killed driver did not hear of."""
-        for epoch, value in result.get("before", ()):
-            self._study.report(number, int(epoch), float(value))
+    def _catch_up(self, number: int, result: Mapping[str, Any]) -> bool:
+        """Report the epochs that a killed driver did not hear of; whether the trial fell behind in one of them."""
+        told = [self._study.report(number, int(epoch), float(value)) for epoch, value in result.get("before", ())]
+        return any(told)
 
     def _close(self, number: int, state: str) -> None:
         run = self._folder.trial(number)
@@ -239,8 +299,9 @@ class SweepDesk:
 
     def _show(self, *, force: bool = False) -> None:
         now = time.monotonic()
-        if not force and now - self._shown < SHOW_S:
+        if not force and now < self._show_at:
             return
-        self._shown = now
         self._folder.write_trials(self._study.records(), self._study.objectives, parquet=False)
         self._folder.show_progress(force=True, seconds=self.seconds, at=time.time())
+        done = time.monotonic()
+        self._show_at = done + max(SHOW_S, 20 * (done - now))

@@ -71,9 +71,12 @@ class SweepFolder(RunFolder):
         """``best.yaml``, which trains (or predicts) as it is, and the best trial's bundle as the sweep's own."""
         source = self.trial(best.number)
         config = trial_config_of(source)
-        for name in () if config.tune.bundle else ("bundle.json", "weights.safetensors"):
-            data = storage.read_bytes(storage.join(source.file(BUNDLE), name))
-            storage.write_bytes(storage.join(self.file(BUNDLE), name), data)
+        if not config.tune.bundle:
+            # Whole, since somebody may predict with the best so far.
+            with storage.whole_folder(self.file(BUNDLE)) as folder:
+                for name in ("bundle.json", "weights.safetensors"):
+                    data = storage.read_bytes(storage.join(source.file(BUNDLE), name))
+                    storage.write_bytes(storage.join(folder, name), data)
         train = config.train.model_copy(update={"run": self.file("best_run")})
         storage.write_text(self.file(BEST), dump_config(config.model_copy(update={"train": train})))
 

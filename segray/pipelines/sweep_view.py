@@ -98,7 +98,16 @@ class SweepReader:
         self._run = RunFolder(path)
         if not is_sweep(path):
             raise UsageError(f"{self._run.path} holds no sweep.", mend="Name the folder given to segray tune by --run.")
-        tree = yaml.safe_load(storage.read_text(self._run.file(CONFIG))) or {}
+        self._text = ""
+        self._look()
+
+    def _look(self) -> None:
+        """Take what the config says; a resume may have raised the number of trials."""
+        text = storage.read_text(self._run.file(CONFIG))
+        if text == self._text:
+            return
+        self._text = text
+        tree = yaml.safe_load(text) or {}
         tune = tree.get("tune") or {}
         self._objective = Objective(str((tune.get("objectives") or ["val_dice"])[0]))
         self._names = {str(name) for name in tune.get("objectives") or ["val_dice"]}
@@ -109,6 +118,7 @@ class SweepReader:
         """The sweep as it stands now. Raises UsageError where the folder has been removed."""
         if not self._run.exists:
             raise UsageError(f"{self._run.path} has been removed.", mend="Watch another one.")
+        self._look()
         history, progress = self._run.history(), self._run.progress()
         at = float(progress.get("at", math.nan))
         return SweepView(
@@ -131,10 +141,15 @@ class SweepReader:
             _number(row.get(self._objective.name, "")),
             _number(row.get("last_value", "")),
             _number(row.get("minutes", "")),
-            {name: value for name, value in row.items() if name not in plain and value != ""},
+            {name: value for name, value in row.items() if _is_setting(name) and name not in plain and value != ""},
             int(progress.get("epoch", 0)),
             int(progress.get("epochs", self._epochs if running else 0)),
         )
+
+
+def _is_setting(name: str) -> bool:
+    # A sweep over a bundle's prediction has a column a structure.
+    return not name.startswith("val_dice_")
 
 
 def _number(text: str) -> float:

@@ -17,7 +17,7 @@ from ray.tune import Trainable
 from segray import privacy, storage
 from segray.config import Config, load_config
 from segray.engine.latency import slice_latency
-from segray.errors import SegrayError
+from segray.errors import SegrayError, UsageError
 from segray.nets.bundle import load_bundle
 from segray.nets.start import load_start
 from segray.outage import be_patient
@@ -45,7 +45,7 @@ class TrialActor(Trainable):  # type: ignore[misc]
     A step is an epoch, or in a training with several workers what lies between two validations. Its result has
     ``epoch``, ``value`` (the first objective; NaN where the epoch was not validated), ``done`` and, at the end,
     ``values`` (all objectives) and ``other`` (names and numbers for the table, as pairs: Ray Tune flattens what is
-    nested), or ``failed`` (a reason) and ``infeasible``. What would fail again is such a result, and no error: Ray Tune
+    nested), or what :func:`failure_of` says. What would fail again is such a result, and no error: Ray Tune
     begins a trial again after an error. The first result of a trial that goes on has ``before``: epoch and value of
     its earlier validations, which a killed driver may not have heard of.
     """
@@ -72,7 +72,10 @@ class TrialActor(Trainable):  # type: ignore[misc]
             return {**self._work.epoch(), "before": self._work.before}
         except Exception as error:
             RunFolder(self._told["run"]).log(f"trial failed:\n{traceback.format_exc().rstrip()}", "error")
-            return {"done": True, "epoch": 0, "value": math.nan, **failure_of(error)}
+            failure = failure_of(error)
+            # What the settings make of a net was built before the sweep began.
+            failure["outside"] |= self._work is None and not failure["infeasible"]
+            return {"done": True, "epoch": 0, "value": math.nan, **failure}
 
     def cleanup(self) -> None:
         """Let go of what the trial held."""
@@ -85,12 +88,25 @@ class TrialActor(Trainable):  # type: ignore[misc]
 
 
 def failure_of(error: BaseException) -> dict[str, Any]:
-    """``failed``: the reason in words; ``infeasible``: memory was too small for the net or the batch."""
+    """Why a trial failed.
+
+    ``failed``: the reason in words; ``infeasible``: memory was too small for the net or the batch; ``outside``: the
+    cause lies outside of the settings, as shards that are away do.
+    """
     words = str(error).lower()
     short = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(word in words for word in OUT_OF_MEMORY)
+    told = privacy.hide(reason_for(error))
     if short and not isinstance(error, SegrayError):
-        return {"failed": "The memory of the device did not suffice for this net and batch.", "infeasible": True}
-    return {"failed": privacy.hide(reason_for(error)), "infeasible": short}
+        told = "The memory of the device did not suffice for this net and batch."
+    return {"failed": told, "infeasible": short, "outside": not short and _is_outside(error)}
+
+
+def _is_outside(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, (UsageError, OSError)):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _work_of(told: dict[str, Any]) -> LoneTraining | GroupTraining | EndedTraining:

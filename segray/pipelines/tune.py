@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from optuna.distributions import BaseDistribution
+
 from segray import privacy, storage
 from segray.config import Config, dump_config, load_config
 from segray.engine.predictor import check_settings
@@ -22,18 +24,21 @@ from segray.pipelines.runtime import ray_session
 from segray.pipelines.sweep import Room, SweepDesk, room_of
 from segray.pipelines.sweep_folder import BEST, SPACE, SweepFolder
 from segray.pipelines.sweep_search import run_trials
+from segray.pipelines.sweep_start import SweepStart, begin_study, plan_start
 from segray.pipelines.train import check_config
 from segray.pipelines.train_start import with_net_of_start
 from segray.pipelines.trial import TrialActor
 from segray.report.sweep_page import write_sweep_page
 from segray.tuning.answer import answer
-from segray.tuning.combinations import default_params, every_combination
 from segray.tuning.draws import example_draws
+from segray.tuning.importances import importances_of
+from segray.tuning.objectives import check_objectives
 from segray.tuning.pareto import pareto_front
 from segray.tuning.records import TrialRecord
 from segray.tuning.space import Space, load_space
 from segray.tuning.space_check import check_space
-from segray.tuning.study import SweepStudy, importances_of, read_trials, storage_url
+from segray.tuning.study import SweepStudy
+from segray.tuning.study_storage import open_storage, own_file, storage_url
 
 Say = Callable[[str], None]
 
@@ -105,20 +110,24 @@ def tune(
         folder.refuse_second()
         config = with_net_of_start(config)[0]
     config = privacy.with_privacy(_with_absolute_paths(config, folder), folder.path)
-    storage_url(config.tune, folder.path)
     space = _space_of(config)
-    _check(config, space)
+    ranges = _check(config, space)
+    begun = bool(folder.history().get("prepared"))
+    start = SweepStart() if begun else plan_start(config, space, ranges)
+    if not own_file(config.tune):
+        open_storage(storage_url(config.tune, folder.path))
     with folder.alone(), ray_session(config.ray):
-        room = room_of(config.train)
+        room = room_of(config)
         config, found_size = with_batch_size(config, room.shape)
-        looked = preflight_notes(config, folder.path, meets=config.train.most_workers > 1)
-        for sentence in [*looked, *found_size, *_begin(config, folder, space, resumed=bool(resume))]:
+        looked = preflight_notes(config, folder.path, meets=room.group)
+        begin = _begin(config, folder, space, resumed=bool(resume))
+        for sentence in [*looked, *found_size, *begin, *start.notes]:
             folder.log(sentence)
             if say is not None:
                 say(sentence)
-        study = SweepStudy(config.tune, folder.path, config.seed)
-        if not folder.history().get("prepared"):
-            _prepare(config, folder, study, space)
+        study = SweepStudy(config.tune, folder.path, config.seed, folder.run_id, begun=begun)
+        begin_study(study, start)
+        folder.write_history(prepared=True)
         _run(config, folder, study, space, room)
     return conclude(folder)
 
@@ -130,28 +139,37 @@ def conclude(folder: SweepFolder) -> SweepSummary:
         SegrayError: the folder holds no study.
     """
     config = load_config(folder.file(CONFIG))
-    study = SweepStudy(config.tune, folder.path, config.seed)
+    study = SweepStudy(config.tune, folder.path, config.seed, folder.run_id, begun=True)
     records, objectives = study.records(), study.objectives
     front = pareto_front(records, objectives)
     best = best_of(front, maximise=objectives[0].maximise)
     folder.write_trials(records, objectives)
     if best is not None:
         folder.keep_best(best)
-    shares = importances_of(study.study)
+    found = importances_of(study.finished_trials())
     history = folder.history()
-    words = answer(records, objectives, shares, float(history.get("seconds", 0.0)), defaults=history.get("defaults"))
-    page = write_sweep_page(Path(folder.path), folder.path, records, objectives, shares, words)
-    found = best is not None
+    seconds = float(history.get("seconds", 0.0))
+    words = answer(records, objectives, found.shares, seconds, defaults=study.defaults(), unrated=found.unrated)
+    words += _untried(config, folder, study)
+    page = write_sweep_page(Path(folder.path), folder.path, records, objectives, found.shares, words)
     return SweepSummary(
         folder.path,
         records,
         best,
         words,
-        folder.file(BEST) if found else None,
-        (config.tune.bundle or folder.file(BUNDLE)) if found else None,
+        folder.file(BEST) if best else None,
+        (config.tune.bundle or folder.file(BUNDLE)) if best else None,
         str(page),
         front,
     )
+
+
+def _untried(config: Config, folder: SweepFolder, study: SweepStudy) -> str:
+    left = study.waiting()
+    if config.tune.sampler != "grid" or not left:
+        return ""
+    command = f"segray tune --resume {folder.path} --trials {study.begun() + left}"
+    return f" {left} of the grid's combinations were not tried; `{command}` tries them."
 
 
 def best_of(front: list[TrialRecord], *, maximise: bool) -> TrialRecord | None:
@@ -186,6 +204,8 @@ def _with_absolute_paths(config: Config, folder: SweepFolder) -> Config:
     if config.train.start_from:
         train["start_from"] = storage.absolute(config.train.start_from)
     tune: dict[str, Any] = {"run": folder.path, "earlier": [storage.absolute(one) for one in config.tune.earlier]}
+    if not own_file(config.tune):
+        tune["storage"] = storage_url(config.tune, folder.path)
     if config.tune.bundle:
         tune["bundle"] = storage.absolute(config.tune.bundle)
     return config.model_copy(
@@ -204,8 +224,8 @@ def _space_of(config: Config) -> Space:
     return load_space(config.tune.space)
 
 
-def _check(config: Config, space: Space) -> None:
-    """Raise UsageError where trials could not be trained, before the first of them."""
+def _check(config: Config, space: Space) -> dict[str, BaseDistribution]:
+    """What the space draws from; raises UsageError where trials could not be trained, before the first of them."""
     if config.train.folds:
         raise UsageError(
             "A sweep trains on the split of the shards, not on folds.",
@@ -213,11 +233,12 @@ def _check(config: Config, space: Space) -> None:
         )
     if config.tune.bundle:
         check_inference(config)
-        check_space(space, config, _draws_prediction(config))
-        return
+        return check_space(space, config, _draws_prediction(config))
     manifest = training_manifest(config)
     check_config(config, manifest)
-    check_space(space, config, lambda drawn: check_config(drawn, manifest))
+    validated = bool(manifest.cases("validation"))
+    check_objectives(config.tune.objectives, manifest.label_map.names, validated=validated)
+    return check_space(space, config, lambda drawn: check_config(drawn, manifest))
 
 
 def _draws_prediction(config: Config) -> Callable[[Config], None]:
@@ -250,33 +271,6 @@ def _begin(config: Config, folder: SweepFolder, space: Space, *, resumed: bool) 
     return said
 
 
-def _prepare(config: Config, folder: SweepFolder, study: SweepStudy, space: Space) -> None:
-    """Enqueue what is tried first, and let the sampler learn from earlier sweeps; once a sweep."""
-    tune = config.tune
-    for earlier in tune.earlier:
-        source = SweepFolder(earlier)
-        if not source.exists:
-            raise UsageError(f"{earlier} holds no sweep.", mend="Look at tune.earlier.")
-        other = load_config(source.file(CONFIG)).tune
-        if other.objectives != tune.objectives:
-            raise UsageError(
-                f"{earlier} had the objectives {other.objectives}, and these are {tune.objectives}.",
-                mend="Take it out of tune.earlier, or sweep for the same.",
-            )
-        count = study.learn_from(read_trials(other, earlier), earlier)
-        folder.log(f"{count} finished trials of {earlier} are known to the sampler")
-    first = default_params(space, config) if tune.defaults_first else None
-    if first is not None:
-        folder.write_history(defaults=study.next_number())
-        study.enqueue(first)
-    elif tune.defaults_first:
-        folder.log("the space cannot draw the settings of the config itself, so that they are not tried")
-    if tune.sampler == "grid":
-        for params in every_combination(space):
-            study.enqueue(params)
-    folder.write_history(prepared=True)
-
-
 def _run(
     config: Config,
     folder: SweepFolder,
@@ -294,7 +288,7 @@ def _run(
                 folder=folder.path,
                 resources=room.resources,
                 max_failures=config.train.max_failures,
-                reuse=room.workers == 1,
+                reuse=not room.group,
             )
     except BaseException as error:
         stopped = not isinstance(error, Exception)

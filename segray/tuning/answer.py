@@ -39,6 +39,7 @@ def answer(
     importances: Mapping[str, float],
     seconds: float,
     defaults: int | None = None,
+    unrated: Sequence[str] = (),
 ) -> str:
     """How many trials, the best one, what matters, what to fix, and what it cost; plain sentences, no markup.
 
@@ -48,6 +49,7 @@ def answer(
         importances: parameter to its share (0..1) of the variation of the first objective.
         seconds: wall-clock time of the sweep.
         defaults: number of the trial that had the user's own settings, if there was one.
+        unrated: parameters that have no importance, since too few trials drew them.
     """
     best = best_of(records, objectives)
     told = [_tally(records, objectives)]
@@ -58,6 +60,7 @@ def answer(
         told += _against_defaults(records, objectives, best, defaults)
         told += _best_by_others(records, objectives)
         told += _what_matters(len(measured(records, objectives)), objectives, importances, best)
+        told += _not_rated(unrated) if importances and len(measured(records, objectives)) >= FEWEST_TRIALS else []
     told += _cost(records, seconds)
     return " ".join(told)
 
@@ -165,6 +168,14 @@ def _what_matters(
         rough = f" (a rough estimate from {finished} finished trials)" if finished < ROUGH_BELOW else ""
         told.append(f"What matters most{of}: {text}{rough}.")
     return told + _what_to_fix([name for name, share in ranked if share < LITTLE and name in best.params], best)
+
+
+def _not_rated(names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    shown = [shortened(name, _LETTERS) for name in names[:MOST_FIXED]]
+    more = [f"{len(names) - MOST_FIXED} more"] if len(names) > MOST_FIXED else []
+    return [f"Too few trials drew {listed([*shown, *more])} to rate {'it' if len(names) == 1 else 'them'}."]
 
 
 def _what_to_fix(names: Sequence[str], best: TrialRecord) -> list[str]:

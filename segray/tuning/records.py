@@ -9,6 +9,7 @@ from typing import Any, Literal
 State = Literal["waiting", "running", "finished", "pruned", "failed", "lost"]
 
 LOWER_IS_BETTER = ("train_loss", "parameters", "gflops", "latency", "seconds")
+"""Objectives that are losses and costs; all others are Dice."""
 
 
 @dataclass(frozen=True)

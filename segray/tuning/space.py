@@ -14,6 +14,8 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from segray.config import Config, known_keys, parse_config, put_setting
 from segray.errors import UsageError
 
@@ -29,6 +31,9 @@ NOT_DRAWN = {
     "train.shards": ("trials are compared on the same cases", IN_THE_CONFIG),
     "train.folds": ("trials are compared on one split", "Cross-validate the best settings after the sweep."),
     "train.fold": ("trials are compared on one split", "Cross-validate the best settings after the sweep."),
+    "train.workers": ("every trial takes the same room", IN_THE_CONFIG),
+    "train.cpus_per_worker": ("every trial takes the same room", IN_THE_CONFIG),
+    "train.gpu": ("every trial takes the same room", IN_THE_CONFIG),
     "train.trackers": ("all trials are tracked alike", IN_THE_CONFIG),
 }
 """Keys that no space may draw: why, and what to do instead."""
@@ -51,7 +56,11 @@ class Space:
     docstring: str = ""
 
     def draw(self, trial: BaseTrial) -> dict[str, Any]:
-        """The settings of a trial. Raises UsageError: the function fails (with its line), or returns no settings."""
+        """The settings of a trial, in plain values that a config, a study and YAML hold: 8 for numpy's 8.
+
+        Raises:
+            UsageError: the function fails (with its line), or returns no settings.
+        """
         try:
             settings = self.space(trial)
         except UsageError:
@@ -66,7 +75,21 @@ class Space:
         for key in settings:
             if not isinstance(key, str):
                 raise self._no_settings(f"returns the key {key!r}, which is no text")
-        return dict(settings)
+        return {key: self._plain(key, value) for key, value in settings.items()}
+
+    def _plain(self, key: str, value: Any) -> Any:
+        if isinstance(value, np.generic | np.ndarray):
+            value = value.tolist()
+        if isinstance(value, list | tuple):
+            return [self._plain(key, one) for one in value]
+        if isinstance(value, dict) and all(type(name) is str for name in value):
+            return {name: self._plain(f"{key}.{name}", one) for name, one in value.items()}
+        if value is None or type(value) in (bool, int, float, str):
+            return value
+        raise UsageError(
+            f"space(trial) of {self.path} returns {value!r} for {key}, which no config holds.",
+            mend="Return numbers, text, true or false, None, or lists and tables of them.",
+        )
 
     def _no_settings(self, what: str) -> UsageError:
         return UsageError(

@@ -17,8 +17,12 @@ MOST_CORNERS = 1_000
 """Draws after which no further corner is looked for."""
 
 
-def check_space(space: Space, config: Config, also: Callable[[Config], None] | None = None, draws: int = 64) -> None:
+def check_space(
+    space: Space, config: Config, also: Callable[[Config], None] | None = None, draws: int = 64
+) -> dict[str, BaseDistribution]:
     """Draw settings at random and from the corners, where every bound and choice is met, and build their configs.
+
+    Returns what the space draws from, by name.
 
     Args:
         space: what draws.
@@ -49,6 +53,7 @@ def check_space(space: Space, config: Config, also: Callable[[Config], None] | N
             f"The search space {space.path} draws nothing, and all its trials would be alike.",
             mend="Draw values by trial.suggest_float, suggest_int or suggest_categorical.",
         )
+    return seen
 
 
 class _Corners:

@@ -7,28 +7,26 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from segray import storage
 from segray.config import TuneConfig
-from segray.errors import SegrayError, UsageError
-from segray.outage import waiting
 from segray.tuning.records import Objective, State, TrialRecord
+from segray.tuning.study_storage import held_study, open_storage, storage_url, study_name
 
-NAME = "segray"
-SQLITE = "sqlite"
 MEMORY = "memory"
 """The constraint that a trial breaks whose net or batch did not fit into memory."""
 
 SETTINGS, REASON, LOST, OTHER, BEGAN, HOST, RUN = "settings", "reason", "lost", "other", "began", "host", "run"
+EARLIER, NUMBER, DEFAULTS = "earlier", "number", "defaults"
+"""The sweep of a trial that was only learnt from, and its number there; the trial of the config's own settings."""
+
+OUTSIDE, AGAIN = "outside", "again"
+"""A trial that failed for no fault of its settings; and the number of such a one, on the trial that is in its place."""
+
 WORST = 1e9
 """Cost of an infeasible trial, which the sampler ranks behind all others by its constraint, not by this."""
 
@@ -40,65 +38,23 @@ def objectives_of(config: TuneConfig) -> list[Objective]:
     return [Objective(name) for name in config.objectives]
 
 
-def storage_url(config: TuneConfig, folder: str) -> str:
-    """Where the study lies: an address of a database, or a path that ends in ``.db`` or ``.journal``.
-
-    Raises:
-        UsageError: the address holds a password, or the sweep's folder lies in an object store.
-    """
-    if storage.is_remote(folder):
-        raise UsageError(
-            f"A sweep cannot lie in an object store, as {folder} is one.",
-            mend="Name a folder on a disk that all nodes share; the shards may lie in the object store.",
-        )
-    if config.storage and config.storage != SQLITE:
-        if urlsplit(config.storage).password:
-            raise UsageError(
-                "tune.storage holds a password, which would lie in config.yaml.",
-                mend="Leave it out of the address; PostgreSQL takes it from PGPASSWORD or ~/.pgpass.",
-            )
-        return config.storage
-    return storage.join(folder, "study.db" if config.storage == SQLITE else "study.journal")
-
-
-class PatientJournal(JournalFileBackend):
-    """A journal that waits for a disk that is away, as :mod:`segray.outage` has it."""
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append entries."""
-        waiting(lambda: super(PatientJournal, self).append_logs(logs))
-
-
-def open_storage(url: str) -> BaseStorage:
-    """The storage at an address or a path. Raises SegrayError where it cannot be opened."""
-    try:
-        if url.endswith(".journal"):
-            return JournalStorage(PatientJournal(url))
-        return RDBStorage(url if "://" in url else f"sqlite:///{url}", engine_kwargs=_engine(url))
-    except Exception as error:  # any driver of SQLAlchemy raises its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SegrayError(
-            f"The storage of the study, {url}, cannot be opened ({reason}).",
-            mend="Look at tune.storage; `pip install psycopg2-binary` for PostgreSQL.",
-        ) from error
-
-
-def _engine(url: str) -> dict[str, Any]:
-    # Somebody may look at the study, with optuna-dashboard, while the sweep writes.
-    return {} if "://" in url else {"connect_args": {"timeout": 60}}
-
-
 def build_sampler(config: TuneConfig, seed: int) -> BaseSampler:
     """The sampler of a config; the combinations of a grid are enqueued, so that its sampler draws nothing."""
-    if config.sampler == "tpe":
-        with warnings.catch_warnings():
-            # Optuna calls `group` experimental, as it has for years.
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    with warnings.catch_warnings():
+        # Optuna calls `group` and `consider_pruned_trials` experimental, as it has for years.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if config.sampler == "tpe":
             return TPESampler(
                 n_startup_trials=config.startup_trials, multivariate=True, group=True, constant_liar=True, seed=seed
             )
-    if config.sampler == "cmaes":
-        return CmaEsSampler(n_startup_trials=config.startup_trials, warn_independent_sampling=False, seed=seed)
+        if config.sampler == "cmaes":
+            # Without the pruned trials, most of them with asha, a generation is seldom full, and little is learnt.
+            return CmaEsSampler(
+                n_startup_trials=config.startup_trials,
+                consider_pruned_trials=True,
+                warn_independent_sampling=False,
+                seed=seed,
+            )
     if config.sampler == "nsga2":
         return NSGAIISampler(population_size=max(config.startup_trials, 4), seed=seed)
     return RandomSampler(seed=seed)
@@ -119,17 +75,31 @@ class SweepStudy:
     One process, the driver of the sweep, writes; any other may read at the same time.
     """
 
-    def __init__(self, config: TuneConfig, folder: str, seed: int) -> None:
-        """Open the study of the sweep in ``folder``, or begin it. Raises as :func:`open_storage`."""
+    def __init__(self, config: TuneConfig, folder: str, seed: int, run_id: str, *, begun: bool = False) -> None:
+        """Open the study of the sweep in ``folder``, or begin it.
+
+        Args:
+            config: of the sweep.
+            folder: of the sweep.
+            seed: of the sampler.
+            run_id: of the sweep, by which a storage that holds many studies knows it.
+            begun: the study was begun before, and must be there.
+
+        Raises:
+            SegrayError: the storage cannot be opened, or lacks a study that was begun.
+        """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.objectives = objectives_of(config)
-        self._study = optuna.create_study(
-            storage=open_storage(storage_url(config, folder)),
-            study_name=study_name(storage_url(config, folder), folder),
-            directions=["maximize" if one.maximise else "minimize" for one in self.objectives],
-            load_if_exists=True,
-            pruner=build_pruner(config),
-        )
+        if begun:
+            self._study = held_study(config, folder, run_id)
+        else:
+            self._study = optuna.create_study(
+                storage=open_storage(storage_url(config, folder)),
+                study_name=study_name(config, run_id),
+                directions=["maximize" if one.maximise else "minimize" for one in self.objectives],
+                load_if_exists=True,
+            )
+        self._study.pruner = build_pruner(config)
         # A sampler that begins anew with the same seed would draw what was drawn already.
         self._study.sampler = build_sampler(config, seed + len(self._trials()))
         self._open: dict[int, Trial] = {}
@@ -140,32 +110,52 @@ class SweepStudy:
         """Optuna's own."""
         return self._study
 
-    def enqueue(self, params: Mapping[str, Any]) -> None:
-        """Have these parameters tried before the sampler draws any."""
-        self._study.enqueue_trial(dict(params), skip_if_exists=True)
+    def enqueue(self, every: Iterable[Mapping[str, Any]], *, defaults: bool = False) -> None:
+        """Have these parameters tried, in this order, before the sampler draws any; what is enqueued already is left.
 
-    def learn_from(self, records: Iterable[FrozenTrial], source: str) -> int:
-        """Add finished trials of an earlier sweep for the sampler to learn from; how many were taken.
-
-        Trials with another number of objectives are left out; a source that was learnt from already brings none.
+        ``defaults``: they are the settings of the config itself, which :meth:`defaults` finds again.
         """
-        taken = 0
-        if any(one.user_attrs.get("earlier") == source for one in self._trials()):
-            return 0
-        for one in records:
-            if one.state is not TrialState.COMPLETE or len(one.values) != len(self.objectives):
-                continue
-            self._study.add_trial(
-                create_trial(
-                    values=one.values,
-                    params=one.params,
-                    distributions=one.distributions,
-                    user_attrs={"earlier": source},
-                    system_attrs={key: value for key, value in one.system_attrs.items() if "constraints" in key},
+        fixed = [one.system_attrs.get("fixed_params") for one in self._trials() if EARLIER not in one.user_attrs]
+        known = {_key(params) for params in fixed if params is not None}
+        for params in every:
+            if _key(params) not in known:
+                self._study.enqueue_trial(dict(params), user_attrs={DEFAULTS: True} if defaults else None)
+
+    def defaults(self) -> int | None:
+        """The number of the trial that has the settings of the config itself, if there is one."""
+        return max((one.number for one in self._trials() if DEFAULTS in one.user_attrs), default=None)
+
+    def learn_from(self, trials: Iterable[FrozenTrial], source: str) -> None:
+        """Add finished trials of an earlier sweep for the sampler to learn from, each once."""
+        known = {one.user_attrs[NUMBER] for one in self._trials() if one.user_attrs.get(EARLIER) == source}
+        for one in trials:
+            if one.number not in known:
+                self._study.add_trial(
+                    create_trial(
+                        values=one.values,
+                        params=one.params,
+                        distributions=one.distributions,
+                        user_attrs={EARLIER: source, NUMBER: one.number},
+                        system_attrs={key: value for key, value in one.system_attrs.items() if "constraints" in key},
+                    )
                 )
-            )
-            taken += 1
-        return taken
+
+    def try_again(self) -> int:
+        """Enqueue what failed for a cause outside of its settings, once; how many trials that are.
+
+        The new ones stand in the place of the old ones, which no longer count.
+        """
+        replaced, found = self._replaced(), 0
+        for one in self._trials((TrialState.FAIL,)):
+            attrs = one.user_attrs
+            if OUTSIDE in attrs and AGAIN not in attrs and one.number not in replaced:
+                kept = {DEFAULTS: True} if DEFAULTS in attrs else {}
+                self._study.enqueue_trial(dict(one.params), user_attrs={AGAIN: one.number} | kept)
+                found += 1
+        return found
+
+    def _replaced(self) -> set[int]:
+        return {one.user_attrs[AGAIN] for one in self._trials() if AGAIN in one.user_attrs}
 
     def ask(self, draw: Draw) -> tuple[int, dict[str, Any]]:
         """A new trial: its number, and the settings that the space makes of what the sampler draws.
@@ -207,9 +197,12 @@ class SweepStudy:
         self.note(number, **{OTHER: dict(other)})
         self._tell(number, TrialState.PRUNED)
 
-    def fail(self, number: int, reason: str) -> None:
-        """Tell that a trial came to nothing, which says nothing of its parameters."""
-        self.note(number, **{REASON: reason})
+    def fail(self, number: int, reason: str, *, outside: bool = False) -> None:
+        """Tell that a trial came to nothing, which says nothing of its parameters.
+
+        ``outside``: the cause lies outside of its settings, so that it is worth to be tried again.
+        """
+        self.note(number, **{REASON: reason} | ({OUTSIDE: True} if outside else {}))
         self._tell(number, TrialState.FAIL)
 
     def lose(self, number: int, reason: str) -> None:
@@ -225,7 +218,7 @@ class SweepStudy:
 
     def reason(self, number: int) -> str:
         """Why a trial failed; empty where it did not."""
-        return str(next(one for one in self._trials() if one.number == number).user_attrs.get(REASON, ""))
+        return self.record(number).reason
 
     def unfinished(self, draw: Draw) -> list[tuple[int, dict[str, Any]]]:
         """Number and settings of the trials that a driver left running.
@@ -246,31 +239,34 @@ class SweepStudy:
         self._open[trial.number] = trial
         try:
             settings = dict(draw(trial))
+            trial.set_user_attr(SETTINGS, settings)
         except Exception as error:
             self.fail(trial.number, str(error))
             raise
-        trial.set_user_attr(SETTINGS, settings)
         return settings
 
-    def next_number(self) -> int:
-        """The number that the next trial to be enqueued or drawn will have."""
-        return len(self._trials())
-
     def begun(self) -> int:
-        """Trials of this sweep that were drawn, running and lost ones too."""
-        return sum("earlier" not in one.user_attrs for one in self._trials(_ALL_BUT_WAITING))
+        """Trials of this sweep that were drawn, running and lost ones too; of one tried again the second alone."""
+        drawn = sum(EARLIER not in one.user_attrs for one in self._trials(_ALL_BUT_WAITING))
+        return drawn - len(self._replaced())
 
     def waiting(self) -> int:
         """Trials that are enqueued and were not drawn yet."""
         return len(self._trials((TrialState.WAITING,)))
 
     def records(self) -> list[TrialRecord]:
-        """The trials of this sweep, without those of earlier ones."""
-        return [_record(one, len(self.objectives)) for one in self._trials() if "earlier" not in one.user_attrs]
+        """The trials of this sweep, without those of earlier ones and those that were tried again."""
+        replaced = self._replaced()
+        own = (one for one in self._trials() if EARLIER not in one.user_attrs and one.number not in replaced)
+        return [_record(one, len(self.objectives)) for one in own]
+
+    def record(self, number: int) -> TrialRecord:
+        """A trial of this sweep."""
+        return _record(next(one for one in self._trials() if one.number == number), len(self.objectives))
 
     def finished_trials(self) -> list[FrozenTrial]:
-        """Optuna's finished trials, those of earlier sweeps too."""
-        return self._trials((TrialState.COMPLETE,))
+        """Optuna's finished trials, those of earlier sweeps too, without those that did not fit into memory."""
+        return [one for one in self._trials((TrialState.COMPLETE,)) if one.constraints.get(MEMORY, 0.0) <= 0]
 
     def _trials(self, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states)
@@ -301,20 +297,13 @@ _STATES: dict[TrialState, State] = {
 }
 
 
-def study_name(url: str, folder: str) -> str:
-    """The name of a sweep's study: a database may hold those of many; a file moves with its folder."""
-    return f"{NAME} {folder}" if "://" in url else NAME
+def _key(params: Mapping[str, Any]) -> str:
+    return repr(sorted(params.items()))
 
 
-def read_trials(config: TuneConfig, folder: str) -> list[FrozenTrial]:
+def read_trials(config: TuneConfig, folder: str, run_id: str) -> list[FrozenTrial]:
     """Optuna's trials of the sweep in ``folder``. Raises SegrayError where its storage holds none."""
-    url = storage_url(config, folder)
-    if "://" in url or storage.exists(url):
-        held = open_storage(url)
-        name = study_name(url, folder)
-        if name in optuna.get_all_study_names(held):
-            return optuna.load_study(study_name=name, storage=held).get_trials(deepcopy=False)
-    raise SegrayError(f"{folder} holds no study of a sweep.", mend="Name the folder of a sweep.")
+    return held_study(config, folder, run_id).get_trials(deepcopy=False)
 
 
 def _record(one: FrozenTrial, objectives: int) -> TrialRecord:
@@ -338,32 +327,3 @@ def _record(one: FrozenTrial, objectives: int) -> TrialRecord:
         infeasible=infeasible,
         other=dict(attrs.get(OTHER, {})),
     )
-
-
-def importances_of(study: optuna.Study) -> dict[str, float]:
-    """The share of each parameter in the variance of the first objective, by fANOVA (Hutter et al. 2014).
-
-    {} where too few trials tell of it, or all have the same value. Parameters that not every trial has are left out,
-    as fANOVA needs them all.
-    """
-    finished = [one for one in study.get_trials(deepcopy=False) if one.state is TrialState.COMPLETE and _sound(one)]
-    if len(finished) < 4 or len({one.values[0] for one in finished}) < 2:
-        return {}
-    shared = set.intersection(*(set(one.params) for one in finished))
-    varied = sorted(name for name in shared if len({repr(one.params[name]) for one in finished}) > 1)
-    if not varied:
-        return {}
-    clean = optuna.create_study(direction=study.directions[0])
-    clean.add_trials([_only(one, varied) for one in finished])
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    return dict(optuna.importance.get_param_importances(clean, evaluator=evaluator, params=varied))
-
-
-def _sound(one: FrozenTrial) -> bool:
-    return one.constraints.get(MEMORY, 0.0) <= 0
-
-
-def _only(one: FrozenTrial, names: Sequence[str]) -> FrozenTrial:
-    distributions: dict[str, BaseDistribution] = {name: one.distributions[name] for name in names}
-    params = {name: one.params[name] for name in names}
-    return create_trial(value=one.values[0], params=params, distributions=distributions)

@@ -58,7 +58,7 @@ def test_a_checkpoint_that_a_kill_left_half_written_is_none(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("objectives", ["[val_dice]", "[val_dice,parameters]"])
 def test_an_epoch_told_again_is_kept_once(tmp_path: Path, objectives: str) -> None:
-    study = SweepStudy(load_config(None, [f"tune.objectives={objectives}"]).tune, str(tmp_path), 0)
+    study = SweepStudy(load_config(None, [f"tune.objectives={objectives}"]).tune, str(tmp_path), 0, "one")
     number, _ = study.ask(lambda trial: {"optim.lr": trial.suggest_float("optim.lr", 0, 1)})
     for epoch, value in ((1, 0.25), (1, 0.3), (2, 0.5)):
         study.report(number, epoch, value)

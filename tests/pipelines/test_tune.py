@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,10 +18,11 @@ from typing import Any
 import pytest
 
 from segray.config import Config, load_config
-from segray.errors import UsageError
+from segray.errors import SegrayError, UsageError
 from segray.nets.bundle import load_bundle
 from segray.phantoms import make_phantoms
 from segray.pipelines.ingest import ingest
+from segray.pipelines.sweep import room_of
 from segray.pipelines.sweep_folder import SweepFolder
 from segray.pipelines.sweep_view import SweepReader
 from segray.pipelines.tune import SweepSummary, dry_run, tune
@@ -83,6 +85,19 @@ def swept(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> SweepSummar
     return tune(load_config(None, [*SETTINGS, *places, "tune.concurrent=1"]))
 
 
+def test_the_room_of_a_trial_is_that_of_whoever_trains_it() -> None:
+    """A group reserves its own; one that may grow from a single worker is a group too, and a prediction is none."""
+    shared = ["train.cpus_per_worker=0.5", "train.gpu=no"]
+    for workers in ("2", "[1,4]"):
+        group = load_config(None, [*shared, f"train.workers={workers}"])
+        assert room_of(group).resources == {"CPU": 0.001}, workers
+        assert room_of(group).group
+        predicts = load_config(None, [*shared, f"train.workers={workers}", "tune.bundle=b"])
+        assert room_of(predicts).resources == {"CPU": 0.5}, workers
+    alone = room_of(load_config(None, shared))
+    assert (alone.resources, alone.group, alone.trials()) == ({"CPU": 0.5}, False, 8)
+
+
 def test_a_sweep_leaves_the_best_config_its_bundle_and_tables(swept: SweepSummary) -> None:
     run = Path(swept.run)
     assert [one.state for one in swept.records] == ["finished"] * 4
@@ -139,6 +154,16 @@ def test_more_trials_go_on_with_what_is_known(swept: SweepSummary) -> None:
     assert len(set(rates)) == 5
 
 
+def test_a_sweep_learns_from_an_earlier_one(swept: SweepSummary, config_of: Any) -> None:
+    said: list[str] = []
+    more = (f"tune.earlier=[{swept.run}]", "tune.trials=1", "train.epochs=1", "tune.sampler=tpe")
+    summary = tune(config_of(RATES, *more), say=said.append)
+    assert any("finished trials of" in sentence and "are known to the sampler" in sentence for sentence in said)
+    assert [one.state for one in summary.records] == ["finished"], "trials of the earlier sweep were counted"
+    assert summary.records[0].number == len(swept.records)
+    assert "These are your own settings" in summary.answer
+
+
 def test_failed_trials_are_rows_with_a_reason(config_of: Any) -> None:
     summary = tune(config_of(BROKEN_AT_TIMES, "tune.sampler=grid", "tune.defaults_first=false"))
     states = {one.settings["net.features"][0]: one.state for one in summary.records}
@@ -147,6 +172,18 @@ def test_failed_trials_are_rows_with_a_reason(config_of: Any) -> None:
     assert failed.reason.startswith("No step of the epoch had a finite loss")
     rows = {row["state"]: row for row in csv.DictReader((Path(summary.run) / "trials.csv").open())}
     assert rows["failed"]["reason"] == failed.reason
+
+
+def test_shards_that_go_away_stop_a_sweep_that_then_goes_on(config_of: Any, shards: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "shards"
+    shutil.copytree(shards, moved)
+    config = config_of(RATES, f"train.shards={moved}", "tune.trials=6", "train.epochs=1", "tune.concurrent=1")
+    with pytest.raises(SegrayError, match="5 trials in a row failed for one reason"):
+        tune(config, say=lambda _: moved.rename(tmp_path / "away") if moved.exists() else None)
+    (tmp_path / "away").rename(moved)
+    summary = tune(load_config(), resume=config.tune.run)
+    assert [one.state for one in summary.records] == ["finished"] * 6
+    assert summary.failed == []
 
 
 def test_a_grid_is_tried_once(config_of: Any) -> None:
@@ -259,7 +296,7 @@ def test_a_killed_driver_loses_no_trial(config_of: Any, tmp_path: Path) -> None:
 def _finished(sweep: Path) -> list[tuple[int, Any]]:
     from segray.tuning.study import read_trials
 
-    trials = read_trials(load_config(sweep / "config.yaml").tune, str(sweep))
+    trials = read_trials(load_config(sweep / "config.yaml").tune, str(sweep), SweepFolder(str(sweep)).run_id)
     return [(one.number, tuple(one.values)) for one in trials if one.state.is_finished()]
 
 

@@ -163,3 +163,11 @@ def test_words() -> None:
         "2.0 hours",
         "an unknown time",
     ]
+
+
+def test_what_could_not_be_rated_is_named() -> None:
+    told = answer(dozen(), [DICE], SHARES, 60.0, unrated=["gamma"])
+    assert "Too few trials drew gamma to rate it." in told
+    told = answer(dozen(), [DICE], SHARES, 60.0, unrated=[f"p{number}" for number in range(7)])
+    assert "Too few trials drew p0, p1, p2, p3, p4 and 2 more to rate them." in told
+    assert "Too few" not in answer(dozen()[:4], [DICE], SHARES, 60.0, unrated=["gamma"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import optuna
 import pytest
+import yaml
+from optuna.trial import FixedTrial
 
 from segray.config import Config, parse_config
 from segray.errors import UsageError
@@ -155,9 +158,30 @@ def test_settings_take_the_place_of_the_configs_own() -> None:
         ({"train.folds": 5}, "may not draw train.folds: trials are compared on one split. Cross-validate the best"),
         ({"train.fold": 0}, "may not draw train.fold: trials are compared on one split."),
         ({"train.trackers": []}, "may not draw train.trackers: all trials are tracked alike."),
+        ({"train.workers": 2}, "may not draw train.workers: every trial takes the same room."),
     ],
 )
 def test_settings_that_no_trial_can_have_are_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError) as caught:
         with_settings(Config(), settings)
     assert said in str(caught.value)
+
+
+def test_values_of_numpy_are_plain(write: Write) -> None:
+    space = write("""
+import numpy as np
+widths = np.array([4, 8]) * trial.suggest_int("n", 1, 1)
+return {"train.batch_size": np.int64(8), "net.features": widths, "optim.lr": np.float64(0.1),
+        "net.deep_supervision": np.bool_(True), "augment.scale": (np.float32(0.5), 2), "predict.x": {"a": np.int8(1)}}
+""")
+    settings = space.draw(FixedTrial({"n": 1}))
+    assert json.loads(json.dumps(settings)) == settings
+    assert yaml.safe_load(yaml.safe_dump(settings)) == settings
+    assert settings["net.features"] == [4, 8]
+    assert type(settings["train.batch_size"]) is int
+
+
+@pytest.mark.parametrize("value", ["{1, 2}", "object", "__import__('pathlib').Path('x')", "[1, {2: 3}]"])
+def test_values_that_no_config_holds(write: Write, value: str) -> None:
+    with pytest.raises(UsageError, match=r"for optim\.lr, which no config holds"):
+        write(f'return {{"optim.lr": {value}}}').draw(FixedTrial({}))

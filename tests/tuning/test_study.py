@@ -11,8 +11,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import Trial
 
 from segray.config import TuneConfig, load_config
-from segray.errors import SegrayError, UsageError
-from segray.tuning.study import MEMORY, SweepStudy, importances_of, read_trials, storage_url
+from segray.errors import UsageError
+from segray.tuning.study import MEMORY, SweepStudy, read_trials
 
 
 def _config(*settings: str) -> TuneConfig:
@@ -27,13 +27,13 @@ def _draw(trial: Trial) -> dict[str, Any]:
 
 def test_a_study_goes_on_where_a_killed_driver_left_it(tmp_path: Path) -> None:
     config = _config("pruner=none")
-    first = SweepStudy(config, str(tmp_path), 0)
+    first = SweepStudy(config, str(tmp_path), 0, "one")
     drawn = [first.ask(_draw) for _ in range(4)]
     first.report(0, 1, 0.5)
     first.finish(0, [0.6], {"epochs": 3.0})
     first.fail(1, "no finite loss")
     first.report(2, 1, 0.4)
-    again = SweepStudy(config, str(tmp_path), 0)
+    again = SweepStudy(config, str(tmp_path), 0, "one")
     assert again.unfinished(_draw) == drawn[2:]
     again.report(2, 2, 0.45)
     again.finish(2, [0.45], {})
@@ -50,39 +50,39 @@ def test_a_study_goes_on_where_a_killed_driver_left_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("settings", [(), ("storage=sqlite",)])
 def test_a_study_moves_with_its_folder(tmp_path: Path, settings: tuple[str, ...]) -> None:
     (tmp_path / "old").mkdir()
-    study = SweepStudy(_config(*settings), str(tmp_path / "old"), 0)
+    study = SweepStudy(_config(*settings), str(tmp_path / "old"), 0, "one")
     number, _ = study.ask(_draw)
     study.finish(number, [0.5], {})
     (tmp_path / "old").rename(tmp_path / "new")
-    assert [one.values for one in SweepStudy(_config(*settings), str(tmp_path / "new"), 0).records()] == [(0.5,)]
+    assert [one.values for one in SweepStudy(_config(*settings), str(tmp_path / "new"), 0, "one").records()] == [(0.5,)]
 
 
 def test_a_trial_that_was_half_drawn_is_drawn_on(tmp_path: Path) -> None:
-    study = SweepStudy(_config(), str(tmp_path), 0)
+    study = SweepStudy(_config(), str(tmp_path), 0, "one")
     kind = study.study.ask().suggest_categorical("kind", ["a", "b"])
-    again = SweepStudy(_config(), str(tmp_path), 0)
+    again = SweepStudy(_config(), str(tmp_path), 0, "one")
     ((number, settings),) = again.unfinished(_draw)
     assert number == 0
     assert ("loss.focal_gamma" in settings) == (kind == "b")
     assert again.unfinished(_draw) == [(number, settings)]
     again.finish(number, [0.5], {})
-    (record,) = SweepStudy(_config(), str(tmp_path), 0).records()
+    (record,) = SweepStudy(_config(), str(tmp_path), 0, "one").records()
     assert (record.state, record.params["kind"], record.settings) == ("finished", kind, settings)
 
 
 def test_a_half_drawn_trial_whose_space_raises_now_has_failed(tmp_path: Path) -> None:
-    SweepStudy(_config(), str(tmp_path), 0).study.ask()
+    SweepStudy(_config(), str(tmp_path), 0, "one").study.ask()
 
     def broken(_trial: Trial) -> dict[str, Any]:
         raise ValueError("no such column")
 
-    again = SweepStudy(_config(), str(tmp_path), 0)
+    again = SweepStudy(_config(), str(tmp_path), 0, "one")
     assert again.unfinished(broken) == []
     assert [(one.state, one.reason) for one in again.records()] == [("failed", "no such column")]
 
 
 def test_a_space_that_raises_fails_its_trial(tmp_path: Path) -> None:
-    study = SweepStudy(_config(), str(tmp_path), 0)
+    study = SweepStudy(_config(), str(tmp_path), 0, "one")
 
     def broken(trial: Trial) -> dict[str, Any]:
         raise UsageError("nothing to draw")
@@ -92,8 +92,15 @@ def test_a_space_that_raises_fails_its_trial(tmp_path: Path) -> None:
     assert [(one.state, one.reason) for one in study.records()] == [("failed", "nothing to draw")]
 
 
+def test_settings_that_a_study_cannot_keep_fail_their_trial(tmp_path: Path) -> None:
+    study = SweepStudy(_config(), str(tmp_path), 0, "one")
+    with pytest.raises(TypeError):
+        study.ask(lambda _: {"optim.lr": object()})
+    assert [one.state for one in study.records()] == ["failed"], "it would run for ever"
+
+
 def test_out_of_memory_is_told_as_infeasible(tmp_path: Path) -> None:
-    study = SweepStudy(_config("sampler=tpe", "startup_trials=5"), str(tmp_path), 1)
+    study = SweepStudy(_config("sampler=tpe", "startup_trials=5"), str(tmp_path), 1, "one")
 
     def draw(trial: Trial) -> dict[str, Any]:
         return {"width": trial.suggest_float("width", 0, 1)}
@@ -114,7 +121,7 @@ def test_out_of_memory_is_told_as_infeasible(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pruner", ["asha", "median"])
 def test_a_trial_that_falls_behind_should_end(tmp_path: Path, pruner: str) -> None:
-    study = SweepStudy(_config(f"pruner={pruner}", "grace=2", "startup_trials=5"), str(tmp_path), 0)
+    study = SweepStudy(_config(f"pruner={pruner}", "grace=2", "startup_trials=5"), str(tmp_path), 0, "one")
     for quality in (0.9, 0.8, 0.85, 0.87, 0.82, 0.86):
         number, _ = study.ask(_draw)
         ended = False
@@ -129,15 +136,33 @@ def test_a_trial_that_falls_behind_should_end(tmp_path: Path, pruner: str) -> No
     assert study.records()[-1].state == "pruned"
 
 
+def test_cma_es_learns_from_pruned_trials(tmp_path: Path) -> None:
+    study = SweepStudy(_config("sampler=cmaes", "startup_trials=5"), str(tmp_path), 0, "one")
+
+    def draw(trial: Trial) -> dict[str, Any]:
+        return {name: trial.suggest_float(name, 0, 1) for name in ("a", "b", "c")}
+
+    found = []
+    for _ in range(60):
+        number, settings = study.ask(draw)
+        found.append(1 - sum((value - 0.3) ** 2 for value in settings.values()))
+        if any(study.report(number, epoch, found[-1] * epoch / 9) for epoch in range(1, 10)):
+            study.prune(number, {})
+        else:
+            study.finish(number, [found[-1]], {})
+    assert sum(one.state == "pruned" for one in study.records()) > 20
+    assert sum(found[-20:]) / 20 > 0.95, "0.905 where it looks at finished trials alone"
+
+
 def test_no_number_is_no_value(tmp_path: Path) -> None:
-    study = SweepStudy(_config(), str(tmp_path), 0)
+    study = SweepStudy(_config(), str(tmp_path), 0, "one")
     number, _ = study.ask(_draw)
     study.finish(number, [math.nan], {})
     assert [(one.state, one.values) for one in study.records()] == [("failed", None)]
 
 
 def test_several_objectives_keep_curves_and_prune_nothing(tmp_path: Path) -> None:
-    study = SweepStudy(_config("sampler=nsga2", "objectives=[val_dice,parameters]"), str(tmp_path), 0)
+    study = SweepStudy(_config("sampler=nsga2", "objectives=[val_dice,parameters]"), str(tmp_path), 0, "one")
     assert [one.maximise for one in study.objectives] == [True, False]
     number, _ = study.ask(_draw)
     assert study.report(number, 1, 0.2) is False
@@ -149,74 +174,68 @@ def test_several_objectives_keep_curves_and_prune_nothing(tmp_path: Path) -> Non
 
 def test_earlier_sweeps_are_learnt_from_and_not_counted(tmp_path: Path) -> None:
     config = _config()
-    old = SweepStudy(config, str(tmp_path / "old"), 0) if (tmp_path / "old").mkdir() is None else None
-    assert old is not None
+    (tmp_path / "old").mkdir()
+    old = SweepStudy(config, str(tmp_path / "old"), 0, "one")
     for _ in range(5):
         number, settings = old.ask(_draw)
         old.finish(number, [settings["optim.lr"]], {})
-    old.ask(_draw)
     (tmp_path / "new").mkdir()
-    new = SweepStudy(config, str(tmp_path / "new"), 0)
-    assert new.learn_from(read_trials(config, str(tmp_path / "old")), "old") == 5
+    new = SweepStudy(config, str(tmp_path / "new"), 0, "one")
+    trials = read_trials(config, str(tmp_path / "old"), "one")
+    new.learn_from(trials[:3], "old")  # as far as a driver came that was killed then
+    new.learn_from(trials, "old")
     assert (new.begun(), new.records()) == (0, [])
-    assert new.learn_from(read_trials(config, str(tmp_path / "old")), "old") == 0
     assert len(new.finished_trials()) == 5
-    assert new.next_number() == 5
+    assert new.ask(_draw)[0] == 5
 
 
 def test_fixed_params_come_first(tmp_path: Path) -> None:
-    study = SweepStudy(_config("sampler=grid"), str(tmp_path), 0)
-    for rate in (0.001, 0.01):
-        study.enqueue({"kind": "a", "optim.lr": rate})
+    study = SweepStudy(_config("sampler=grid"), str(tmp_path), 0, "one")
+    first, second = ({"kind": "a", "optim.lr": rate} for rate in (0.001, 0.01))
+    study.enqueue([first], defaults=True)
+    study.enqueue([second, first])
     assert study.waiting() == 2
     assert [study.ask(_draw)[1] for _ in range(2)] == [{"optim.lr": 0.001}, {"optim.lr": 0.01}]
     assert study.waiting() == 0
+    study.enqueue([first], defaults=True)  # a driver that was killed here begins the study again
+    assert (study.waiting(), study.defaults()) == (0, 0)
 
 
-def test_what_matters_is_found(tmp_path: Path) -> None:
-    study = SweepStudy(_config("sampler=random"), str(tmp_path), 0)
-    assert importances_of(study.study) == {}
+def test_what_an_earlier_sweep_tried_is_still_tried_as_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    params = {"kind": "a", "optim.lr": 0.001}
+    old = SweepStudy(_config(), str(tmp_path / "old"), 0, "one")
+    old.enqueue([params], defaults=True)
+    old.finish(old.ask(_draw)[0], [0.5], {})
+    study = SweepStudy(_config(), str(tmp_path), 0, "one")
+    study.learn_from(read_trials(_config(), str(tmp_path / "old"), "one"), "old")
+    study.enqueue([params], defaults=True)
+    assert (study.waiting(), study.defaults()) == (1, 1)
 
-    def draw(trial: Trial) -> dict[str, Any]:
-        return {name: trial.suggest_float(name, 0, 1) for name in ("matters", "idle")}
 
-    for position in range(30):
-        number, settings = study.ask(draw)
-        if position == 7:
-            study.out_of_memory(number, "an outlier that must not count")
-        else:
-            study.finish(number, [settings["matters"]], {})
-    shares = importances_of(study.study)
-    assert shares["matters"] > 0.9
-    assert sum(shares.values()) == pytest.approx(1.0)
+def test_what_did_not_fit_tells_nothing_of_importances(tmp_path: Path) -> None:
+    study = SweepStudy(_config("sampler=random"), str(tmp_path), 0, "one")
+    numbers = [study.ask(_draw)[0] for _ in range(3)]
+    study.out_of_memory(numbers[1], "an outlier that must not count")
+    for number in (numbers[0], numbers[2]):
+        study.finish(number, [0.5], {})
+    assert [one.number for one in study.finished_trials()] == [0, 2]
 
 
 def test_sqlite_will_do_as_well(tmp_path: Path) -> None:
     config = _config("storage=sqlite")
-    number, _ = SweepStudy(config, str(tmp_path), 0).ask(_draw)
-    again = SweepStudy(config, str(tmp_path), 0)
+    number, _ = SweepStudy(config, str(tmp_path), 0, "one").ask(_draw)
+    again = SweepStudy(config, str(tmp_path), 0, "one")
     assert [one for one, _ in again.unfinished(_draw)] == [number]
     assert (tmp_path / "study.db").is_file()
     again.finish(number, [0.5], {})
-    assert [one.value for one in read_trials(config, str(tmp_path))] == [0.5]
+    assert [one.value for one in read_trials(config, str(tmp_path), "one")] == [0.5]
 
 
 def test_optuna_reads_the_study_by_itself(tmp_path: Path) -> None:
-    study = SweepStudy(_config(), str(tmp_path), 0)
+    study = SweepStudy(_config(), str(tmp_path), 0, "one")
     number, _ = study.ask(_draw)
     study.finish(number, [0.7], {})
     held = JournalStorage(JournalFileBackend(str(tmp_path / "study.journal")))
     (found,) = optuna.get_all_study_summaries(held)
     assert found.n_trials == 1
-
-
-def test_places_where_no_study_can_lie(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="PGPASSWORD"):
-        storage_url(_config("storage=postgresql://me:secret@host/db"), str(tmp_path))
-    with pytest.raises(UsageError, match="s3://bucket/sweep is one"):
-        storage_url(_config(), "s3://bucket/sweep")
-    assert storage_url(_config("storage=postgresql://me@host/db"), str(tmp_path)) == "postgresql://me@host/db"
-    with pytest.raises(SegrayError, match="cannot be opened"):
-        SweepStudy(_config("storage=nonsense://host/db"), str(tmp_path), 0)
-    with pytest.raises(SegrayError, match="holds no study of a sweep"):
-        read_trials(_config(), str(tmp_path))

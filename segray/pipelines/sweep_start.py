@@ -1,0 +1,94 @@
+"""What a sweep tries first and what its sampler knows from the start, found before anything of it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial
+
+from segray.config import Config, TuneConfig, load_config
+from segray.errors import UsageError
+from segray.pipelines.run_folder import CONFIG
+from segray.pipelines.sweep_folder import SweepFolder
+from segray.tuning.combinations import default_params, every_combination
+from segray.tuning.earlier import fitting
+from segray.tuning.space import Space
+from segray.tuning.study import SweepStudy, read_trials
+
+
+@dataclass(frozen=True)
+class SweepStart:
+    """How a study begins.
+
+    Attributes:
+        defaults: the draw that is the config itself, which is tried first; None where there is none.
+        combinations: of a grid, tried in this order.
+        earlier: trials to learn from, by the folder of their sweep.
+        notes: sentences on these.
+    """
+
+    defaults: Mapping[str, Any] | None = None
+    combinations: Sequence[Mapping[str, Any]] = ()
+    earlier: Mapping[str, Sequence[FrozenTrial]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+def plan_start(config: Config, space: Space, ranges: Mapping[str, BaseDistribution]) -> SweepStart:
+    """What a sweep begins with.
+
+    Args:
+        config: of the sweep.
+        space: of the sweep.
+        ranges: what it draws from, by name.
+
+    Raises:
+        UsageError: a folder of ``tune.earlier`` holds no sweep, or one for other objectives; or the space has no
+            combinations, as :func:`segray.tuning.combinations.every_combination`.
+        SegrayError: the study of an earlier sweep cannot be read.
+    """
+    tune, notes = config.tune, []
+    earlier = {}
+    for folder in tune.earlier:
+        earlier[folder], said = _learnt_from(folder, tune, ranges)
+        notes.append(said)
+    defaults = default_params(space, config) if tune.defaults_first else None
+    if tune.defaults_first and defaults is None:
+        notes.append("The space cannot draw the settings of the config itself, so that they are not tried.")
+    combinations = every_combination(space) if tune.sampler == "grid" else []
+    if len(combinations) > tune.trials:
+        notes.append(
+            f"The grid has {len(combinations)} combinations, and {tune.trials} of them are tried: "
+            f"--trials {len(combinations)} tries all."
+        )
+    return SweepStart(defaults, combinations, earlier, notes)
+
+
+def _learnt_from(
+    folder: str, tune: TuneConfig, ranges: Mapping[str, BaseDistribution]
+) -> tuple[list[FrozenTrial], str]:
+    source = SweepFolder(folder)
+    if not source.exists:
+        raise UsageError(f"{folder} holds no sweep.", mend="Look at tune.earlier.")
+    other = load_config(source.file(CONFIG)).tune
+    if other.objectives != tune.objectives:
+        raise UsageError(
+            f"{folder} had the objectives {other.objectives}, and these are {tune.objectives}.",
+            mend="Take it out of tune.earlier, or sweep for the same.",
+        )
+    trials, names = fitting(read_trials(other, folder, source.run_id), ranges, len(tune.objectives))
+    said = f"{len(trials)} finished trials of {folder} are known to the sampler"
+    if names:
+        said += f"; others, which drew {', '.join(names)} from other choices than this space, are left out"
+    return trials, f"{said}."
+
+
+def begin_study(study: SweepStudy, start: SweepStart) -> None:
+    """Enqueue what is tried first, and let the sampler learn; what an earlier call has done already is left."""
+    for folder, trials in start.earlier.items():
+        study.learn_from(trials, folder)
+    if start.defaults is not None:
+        study.enqueue([start.defaults], defaults=True)
+    study.enqueue(start.combinations)
