@@ -16,8 +16,11 @@ from segray.formats.structure_files import structure_files
 from segray.report.preview import preview
 from segray.report.slice_overlays import write_overlay_slices
 
-OF_DICOM = ("dicom-seg", "rtstruct")
-"""Files that refer to the series that a case was read from."""
+READ_FROM = {"dicom-seg": "dicom", "rtstruct": "dicom", "png": "picture"}
+"""Files that not every case can have, and the kind of the images that have them: some refer to a DICOM series."""
+
+NEEDED = {"dicom": ("DICOM series", "refers to a DICOM series"), "picture": ("picture", "is of pictures")}
+"""What such images are called, and what a file has to do with them."""
 
 PREVIEWS = "previews"
 """The folder of the previews, below a prediction folder."""
@@ -55,8 +58,8 @@ class PredictedCase:
 
 
 def can_have(kind: str, source: CaseSource) -> bool:
-    """Whether a case can have such a file."""
-    return kind not in OF_DICOM or source.kind == "dicom"
+    """Whether a case can have such a file, as far as that is known before it is predicted."""
+    return kind not in READ_FROM or source.kind == READ_FROM[kind]
 
 
 def check_further(kinds: Sequence[str], cases: Sequence[CaseSource], label_map: LabelMap) -> None:
@@ -66,7 +69,7 @@ def check_further(kinds: Sequence[str], cases: Sequence[CaseSource], label_map: 
     for kind in kinds:
         if cases and not any(can_have(kind, case) for case in cases):
             raise UsageError(
-                f"predict.further asks for {kind}, which refers to a DICOM series, and none of the cases is one.",
+                f"predict.further asks for {kind}, which {NEEDED[READ_FROM[kind]][1]}, and none of the cases is one.",
                 mend=f"Leave {kind} out.",
             )
 
@@ -79,11 +82,16 @@ def further_place(kind: str, case_id: str) -> str:
     return f"{kind}/{case_id}{ending[kind] if kind in ending else formats.OUTPUTS[kind].ending}"
 
 
+def why_not(kind: str, source: CaseSource) -> str:
+    """Why :func:`can_have` says no, a sentence."""
+    return f"{source.case_id} is no {NEEDED[READ_FROM[kind]][0]}, which {kind} needs."
+
+
 def write_further(kind: str, folder: str, case: PredictedCase) -> None:
     """Write one kind of ``predict.further`` of a case into ``<folder>/<kind>``.
 
     Raises:
-        CaseError: the case cannot have it.
+        CaseError: the case cannot have it, or there is nothing to be written.
         SegrayError: it cannot be written.
     """
     names, overlapping = case.label_map.names, case.label_map.overlapping
@@ -91,7 +99,7 @@ def write_further(kind: str, folder: str, case: PredictedCase) -> None:
     if kind == "preview":
         storage.write_bytes(path, draw_preview(case), durable=False)
     elif kind == "overlays":
-        write_overlay_slices(
+        drawn = write_overlay_slices(
             path,
             case.voxels,
             case.indices,
@@ -99,6 +107,8 @@ def write_further(kind: str, folder: str, case: PredictedCase) -> None:
             spacing=case.geometry.spacing,
             overlapping=overlapping,
         )
+        if not drawn:
+            raise CaseError("Nothing was found of which there could be outlines.")
     elif kind == "probabilities":
         if case.crop is None:
             raise CaseError("The probabilities of the case are not there.")

@@ -24,10 +24,19 @@ from segray.errors import CaseError
 from segray.evaluation.statistics import structure_statistics
 from segray.formats.probability_files import ProbabilityCrop
 from segray.formats.source import CaseSource
+from segray.ledger_parts import ABSENT
 from segray.nets.bundle import load_bundle
 from segray.outage import be_patient
 from segray.pipelines.case_batches import rows_of
-from segray.pipelines.case_outputs import Crop, PredictedCase, can_have, preview_path, structure_columns, write_further
+from segray.pipelines.case_outputs import (
+    Crop,
+    PredictedCase,
+    can_have,
+    preview_path,
+    structure_columns,
+    why_not,
+    write_further,
+)
 from segray.pipelines.failures import reason_for
 from segray.pipelines.ledger import to_line
 from segray.pipelines.peak_memory import forget_peak, peak_mib
@@ -265,20 +274,28 @@ class WriteStage:
         label_map = case.label_map
         labels = label_map.to_value(case.indices)
         formats.write_mask(storage.join(self.folder, mask), labels, case.geometry, label_map, case.source)
+        absent = self._write_further(case)
         notes = [values["notes"]] if values["notes"] else []
-        for kind in self.further:
-            if not can_have(kind, case.source):
-                notes.append(f"No {kind}: the case is no DICOM series.")
-                continue
-            try:
-                write_further(kind, self.folder, case)
-            except CaseError as error:
-                # The mask is there and right; what this case cannot have besides is no failure.
-                notes.append(f"No {kind}: {error}")
+        notes += [f"No {kind}: {reason}" for kind, reason in absent.items()]
         if "preview" not in self.further:
             storage.delete(preview_path(self.folder, case.source.case_id))  # that of an older mask
         row: Row = {"mask": mask, "notes": " ".join(notes), "further": ",".join(self.further)}
+        if absent:
+            row[ABSENT] = ",".join(absent)
         for name, value in case.statistics.as_row(label_map).items():
             row[name] = round(value, 4) if value == value else None
         confidence = json.loads(values["confidence"]) if values["confidence"] else []
         return row | {STRUCTURES: structure_columns(case, confidence)}
+
+    def _write_further(self, case: PredictedCase) -> dict[str, str]:
+        """Write what is asked for beside the mask; the kinds that this case has not, each with the reason."""
+        absent = {}
+        for kind in self.further:
+            try:
+                if not can_have(kind, case.source):
+                    raise CaseError(why_not(kind, case.source))
+                write_further(kind, self.folder, case)
+            except CaseError as error:
+                # The mask is there and right; what this case cannot have besides is no failure.
+                absent[kind] = str(error)
+        return absent

@@ -226,8 +226,7 @@ def _items(folder: str, found: _Found) -> Iterator[Item]:
         for row, source, is_same in zip(done, sources, same, strict=True):
             if not is_same:
                 found.add("changed" if all(map(storage.exists, source.files)) else "gone", [source.case_id])
-            further = [kind for kind in str(row.get("further") or "").split(",") if kind and can_have(kind, source)]
-            if any(further_place(kind, source.case_id) not in there for kind in further):
+            if any(further_place(kind, source.case_id) not in there for kind in _written(row, source)):
                 found.add("lacking", [source.case_id])
             if source.case_id not in skipped:
                 yield {
@@ -237,6 +236,12 @@ def _items(folder: str, found: _Found) -> Iterator[Item]:
                     "same": is_same,
                     "volumes": {name: value for name, value in row.items() if name.startswith(VOLUME)},
                 }
+
+
+def _written(row: ledger_parts.Row, source: CaseSource) -> list[str]:
+    """The kinds of further files that were written of a case: what it cannot have is not lost."""
+    asked, absent = (str(row.get(name) or "").split(",") for name in ("further", ledger_parts.ABSENT))
+    return [kind for kind in asked if kind and kind not in absent and can_have(kind, source)]
 
 
 def check_mask(item: Item, label_map: str) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from segray.config import Config, NetConfig, PredictConfig, load_config
 from segray.errors import UsageError
 from segray.evaluation.tables import read_csv_rows
 from segray.formats.probability_files import read_probabilities
+from segray.formats.source import CaseSource
 from segray.formats.structure_files import read_structures
 from segray.grid import Grid
 from segray.nets.bundle import save_bundle
@@ -31,6 +32,7 @@ from segray.pipelines.ledger import Ledger
 from segray.pipelines.predict_stages import PredictStage, WriteStage, read_stage
 from segray.pipelines.review_list import write_review_list
 from segray.pipelines.runtime import MIB, WorkerShape
+from segray.pipelines.verify import verify
 
 LABELS = LabelMap.of_names(["liver", "spleen"])
 NAMES = ("a", "b", "c")
@@ -169,7 +171,22 @@ def test_a_file_that_a_case_cannot_have_is_a_note_and_the_mask_counts(
     row = json.loads(stage(table).column("row")[0].as_py())
     assert (row["status"], row["reason"]) == ("ok", "")
     assert "No rtstruct: " in row["notes"]
+    assert (row["further"], row["absent"]) == ("rtstruct,nifti", "rtstruct")
     assert (tmp_path / "out" / "nifti" / "a.nii.gz").exists()
+
+
+def test_what_an_empty_mask_or_a_volume_has_not_is_not_missed(bundle: str, scans: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    rows = written(bundle, scans[:1], out, "predict.further=[overlays,png]", "predict.threshold={liver: 1, spleen: 1}")
+    assert rows["a"]["absent"] == "overlays,png"
+    assert "No overlays: Nothing was found" in rows["a"]["notes"]
+    assert "No png: a is no picture" in rows["a"]["notes"]
+    storage.write_text(f"{out}/label_map.json", LABELS.to_json())
+    with Ledger(str(out)) as ledger:
+        ledger.add(json.dumps(rows["a"]))
+    assert verify(str(out)).clean
+    with pytest.raises(UsageError, match="png, which is of pictures, and none of the cases is one"):
+        check_further(["png"], [CaseSource.from_json(scans[0])], LABELS)
 
 
 @pytest.mark.ray
