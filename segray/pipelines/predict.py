@@ -222,7 +222,7 @@ def _run(cases: list[CaseSource], ensemble: Ensemble, folder: str, config: Confi
     watch.expect(planned)
     for source, reason in broken:
         row = {"case_id": source.case_id, "status": "failed", "reason": reason, "image": source.image}
-        yield to_line(row | {"source": source.to_json(), "fingerprint": source.fingerprint()})
+        yield to_line(row | {"source": source.to_json(), "fingerprint": source.image_only.fingerprint()})
     settings = config.predict
     count = settings.predictors or _predictors(settings.gpu)
     shape = worker_shape(count, settings.cpus_per_predictor, settings.gpu)

@@ -111,7 +111,7 @@ def read_stage(table: pa.Table) -> pa.Table:
     forget_peak()
     try:
         # Before it is read: a file that changes meanwhile is another one for the next run.
-        row["fingerprint"] = source.fingerprint()
+        row["fingerprint"] = source.image_only.fingerprint()
         case = formats.read_image(source)
         voxels = np.ascontiguousarray(case.voxels)
         row |= {

@@ -13,7 +13,7 @@ from segray.case import Geometry, LabelMap
 from segray.config import Config
 from segray.errors import SegrayError, UsageError
 from segray.evaluation.counting import count_case
-from segray.formats.file_states import FileStates, unchanged
+from segray.formats.file_states import FileStates, unchanged_images
 from segray.formats.source import CaseSource
 from segray.pipelines.case_outputs import can_have, further_place
 from segray.pipelines.case_tasks import run_tasks
@@ -222,10 +222,10 @@ def _items(folder: str, found: _Found) -> Iterator[Item]:
     for rows in ledger_parts.last_rows(folder, ledger_parts.ledger_files(folder)):
         done = [row for row in rows if row.get("status") == "ok" and row.get("source")]
         sources = [CaseSource.from_json(row["source"]) for row in done]
-        same = unchanged(sources, [str(row.get("fingerprint") or "") for row in done], states)
+        same = unchanged_images(sources, [str(row.get("fingerprint") or "") for row in done], states)
         for row, source, is_same in zip(done, sources, same, strict=True):
             if not is_same:
-                found.add("changed" if all(map(storage.exists, source.files)) else "gone", [source.case_id])
+                found.add("changed" if all(map(storage.exists, source.image_only.files)) else "gone", [source.case_id])
             if any(further_place(kind, source.case_id) not in there for kind in _written(row, source)):
                 found.add("lacking", [source.case_id])
             if source.case_id not in skipped:

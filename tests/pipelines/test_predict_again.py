@@ -54,7 +54,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
             mask.write_bytes(b"mask")
             row = {"case_id": case.case_id, "status": "ok", "reason": "", "mask": f"masks/{mask.name}"}
             row["further"] = ",".join(config.predict.further)
-            yield to_line(row | {"fingerprint": case.fingerprint()})
+            yield to_line(row | {"fingerprint": case.image_only.fingerprint()})
             if config.predict.slab_mib == 1:
                 raise RuntimeError("the machine died")
 
@@ -135,6 +135,18 @@ def test_changed_inputs_and_lost_masks_are_told_and_done_again(folder: Path) -> 
     said.clear()
     assert again(folder, said=said) == 0
     assert said == []
+
+
+def test_corrected_labels_are_no_other_input(folder: Path) -> None:
+    for name in "ab":
+        (folder / "scans" / name / "segmentations").mkdir(parents=True)
+        (folder / "scans" / f"{name}.nii.gz").rename(folder / "scans" / name / "ct.nii.gz")
+        (folder / "scans" / name / "segmentations" / "liver.nii.gz").write_bytes(b"1")
+    assert again(folder) == 2
+    (folder / "scans" / "a" / "segmentations" / "liver.nii.gz").write_bytes(b"corrected")
+    assert again(folder) == 0
+    (folder / "scans" / "b" / "ct.nii.gz").write_bytes(b"another")
+    assert again(folder) == 1
 
 
 def failing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
