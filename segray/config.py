@@ -45,10 +45,8 @@ _Several = (
 Names = Annotated[list[str], *_Several]
 """Structures, each once, in the order of their names; a single name, or all, may stand without brackets."""
 Axes = Annotated[list[Literal["x", "y", "z"]], *_Several]
-Further = Annotated[
-    list[Literal["nifti", "png", "dicom-seg", "rtstruct", "structures", "probabilities", "overlays", "preview"]],
-    *_Several,
-]
+FurtherKind = Literal["nifti", "png", "dicom-seg", "rtstruct", "structures", "probabilities", "overlays", "preview"]
+Further = Annotated[list[FurtherKind], *_Several]
 """Files of a case beside its mask."""
 
 MOST_LEVEL = 65535

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from segray import formats, storage
 from segray.case import Geometry, LabelMap, Volume
+from segray.config import FurtherKind
 from segray.errors import CaseError, UsageError
 from segray.evaluation.statistics import StructureStatistics
 from segray.formats.probability_files import write_probabilities
@@ -15,6 +16,9 @@ from segray.formats.source import CaseSource
 from segray.formats.structure_files import structure_files
 from segray.report.preview import preview
 from segray.report.slice_overlays import write_overlay_slices
+
+FURTHER: tuple[FurtherKind, ...] = get_args(FurtherKind)
+"""All that ``predict.further`` may ask for."""
 
 READ_FROM = {"dicom-seg": "dicom", "rtstruct": "dicom", "png": "picture"}
 """Files that not every case can have, and the kind of the images that have them: some refer to a DICOM series."""

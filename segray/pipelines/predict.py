@@ -28,6 +28,7 @@ from segray.pipelines.case_outputs import check_further
 from segray.pipelines.case_watch import CaseWatch, Watcher
 from segray.pipelines.claims import Claim
 from segray.pipelines.cluster_doctor import preflight_notes
+from segray.pipelines.earlier_files import EarlierFiles
 from segray.pipelines.ensemble import Ensemble, load_ensemble
 from segray.pipelines.headers import Planned, read_headers
 from segray.pipelines.ledger import Ledger, to_line
@@ -149,8 +150,11 @@ def _work(
 ) -> int:
     """Predict the cases, a row each; returns the number of masks."""
     new = 0
+    earlier = EarlierFiles(folder, replaced=config.predict.overwrite)
     for count, line in enumerate(_run(cases, ensemble, folder, config, watch) if cases else (), start=1):
-        row = ledger.add(line)
+        found = json.loads(line)
+        # What is stale goes before the row is there: a run that is killed in between does the case again.
+        row = ledger.add(earlier.settle(found, ledger.entry(found["case_id"])))
         new += row["status"] == "ok"
         claim.check()
         watch(row, count, len(cases))

@@ -32,7 +32,6 @@ from segray.pipelines.case_outputs import (
     Crop,
     PredictedCase,
     can_have,
-    preview_path,
     structure_columns,
     why_not,
     write_further,
@@ -277,8 +276,6 @@ class WriteStage:
         absent = self._write_further(case)
         notes = [values["notes"]] if values["notes"] else []
         notes += [f"No {kind}: {reason}" for kind, reason in absent.items()]
-        if "preview" not in self.further:
-            storage.delete(preview_path(self.folder, case.source.case_id))  # that of an older mask
         row: Row = {"mask": mask, "notes": " ".join(notes), "further": ",".join(self.further)}
         if absent:
             row[ABSENT] = ",".join(absent)

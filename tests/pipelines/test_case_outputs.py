@@ -214,13 +214,6 @@ def test_no_review_where_none_is_wanted(bundle: str, scans: list[str], tmp_path:
     assert not (out / "review.csv").exists()
 
 
-def test_the_preview_of_an_older_mask_goes(bundle: str, scans: list[str], tmp_path: Path) -> None:
-    written(bundle, scans[:1], tmp_path / "out", "predict.further=preview")
-    assert (tmp_path / "out" / "previews" / "a.png").exists()
-    written(bundle, scans[:1], tmp_path / "out")
-    assert not (tmp_path / "out" / "previews" / "a.png").exists()
-
-
 def test_structures_that_would_share_a_file_are_refused_before_the_run(scans: list[str]) -> None:
     with pytest.raises(UsageError, match="would both be written"):
         check_further(["structures"], [], LabelMap.of_names(["Liver", "liver"]))

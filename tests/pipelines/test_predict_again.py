@@ -54,7 +54,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
             mask.write_bytes(b"mask")
             row = {"case_id": case.case_id, "status": "ok", "reason": "", "mask": f"masks/{mask.name}"}
             row["further"] = ",".join(config.predict.further)
-            yield to_line(row | {"fingerprint": case.image_only.fingerprint()})
+            yield to_line(row | {"fingerprint": case.image_only.fingerprint(), "source": case.to_json()})
             if config.predict.slab_mib == 1:
                 raise RuntimeError("the machine died")
 
@@ -151,14 +151,14 @@ def test_corrected_labels_are_no_other_input(folder: Path) -> None:
 
 def failing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every case fail that holds the word bad."""
-    made = stage._run
+    made, before = stage._run, b"of an earlier run"
 
     def run(cases: Any, ensemble: Any, out: str, config: Any, say: Any) -> Iterator[str]:
         for line in made(cases, ensemble, out, config, say):
             row = json.loads(line)
             scan = folder / "scans" / f"{row['case_id']}.nii.gz"
             if scan.read_bytes() == b"bad":
-                (Path(out) / row.pop("mask")).unlink()
+                (Path(out) / row.pop("mask")).write_bytes(before)
                 row |= {"status": "failed", "reason": "it is bad"}
             yield to_line(row)
 
@@ -186,6 +186,21 @@ def test_failed_cases_are_left_until_they_are_asked_for_or_mended(
     assert (summary.cases, summary.done, summary.new, summary.failed) == (2, 1, 0, [("b", "it is bad")])
     scan.write_bytes(good)
     assert again(folder) == 1, "a mended file is another file"
+
+
+def test_a_case_that_is_no_longer_what_it_was_leaves_no_mask_when_it_fails(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(folder, monkeypatch)
+    assert again(folder) == 2
+    structures = folder / "out" / "structures" / "a"
+    structures.mkdir(parents=True)
+    (folder / "scans" / "b.nii.gz").write_bytes(b"bad")
+    assert again(folder) == 0
+    assert [path.name for path in (folder / "out" / "masks").iterdir()] == ["a.nii.gz"]
+    assert structures.exists(), "of a case that was not done again"
+    assert again(folder, OVERWRITE) == 1
+    assert not structures.exists()
 
 
 def test_everything_is_done_again_where_that_is_asked_for(folder: Path) -> None:
