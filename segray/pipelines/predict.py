@@ -114,7 +114,8 @@ def predict(
                 watch.say(note)
             with patient(), ray_session(config.ray) if todo.cases else nullcontext():
                 new = _work(todo.cases, ensemble, folder, config, ledger, claim, watch)
-                for note in write_review_list(folder, config) if ledger.write_tables() else ():
+                ledger.write_tables()
+                for note in write_review_list(folder, config):
                     watch.say(note)
                 if todo.cases:
                     watch.note(f"{new} masks are new")

@@ -15,6 +15,7 @@ from segray.evaluation.review import review
 from segray.evaluation.tables import write_table
 
 TABLE = "structures"
+STRUCTURE_FILES = (f"{TABLE}.csv", f"{TABLE}.parquet")
 REVIEW = "review"
 STRUCTURES = "structures"
 """The key of a ledger row's structures: columns, lists by their names."""
@@ -29,12 +30,15 @@ JUDGED = ("case_id", "structure", "voxels", "volume_ml", "mean_hu", "border_", "
 def write_structure_table(folder: str) -> pa.Table:
     """Write both tables, sorted by case id and then as the label map has the structures; returns the rows.
 
+    Where no case has structures, there are no tables.
     In memory are an Arrow table of all rows, 8 bytes a number, and the text of the CSV file.
 
     Raises SegrayError where the folder cannot be written.
     """
     pieces = list(_pieces(folder))
     if not pieces:
+        for name in STRUCTURE_FILES:
+            storage.delete(storage.join(folder, name))
         return pa.table({})
     # Arrow's sort is stable: the structures of a case keep their order.
     table = pa.concat_tables(pieces, promote_options="permissive").sort_by("case_id")

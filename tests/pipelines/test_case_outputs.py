@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,40 @@ def test_a_preview_that_cannot_be_drawn_is_told(bundle: str, scans: list[str], t
     (note,) = write_review_list(str(out), Config())
     assert note.startswith("No preview of b: ")
     assert [path.name for path in (out / "previews").iterdir()] == ["a.png"]
+
+
+def test_what_is_missing_of_the_tables_and_the_review_is_made_up_for(
+    bundle: str, scans: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    rows = written(bundle, scans, out, "predict.further=preview")
+    storage.write_text(f"{out}/label_map.json", LABELS.to_json())
+
+    def tables(most: int, *cases: str) -> set[str]:
+        """The tables and pages that are written."""
+        for path in out.glob("*.*"):
+            os.utime(path, (1, 1))
+        with Ledger(str(out)) as ledger:
+            for name in cases:
+                ledger.add(rows[name])
+            ledger.write_tables()
+        write_review_list(str(out), load_config(None, [f"predict.review={most}"]))
+        return {path.name for path in out.glob("*.*") if path.stat().st_mtime > 1}
+
+    structures = {"structures.csv", "structures.parquet"}
+    review = {"review.csv", "review.parquet", "review.html"}
+    assert tables(0, "a", "b") == {"cases.csv", "cases.parquet"} | structures
+    assert tables(100) >= review, "wanted now, of the rows of before"
+    assert tables(100) == set()
+    assert tables(1) >= review, "for another number of cases"
+    (out / "ledger" / "review.json").write_bytes(b"\0")
+    assert tables(1) >= review, "what a crash left"
+    (out / "review.csv").unlink()
+    assert tables(1) >= review, "a run that was killed before it"
+    assert tables(0) == set()
+    assert tables(0, "c") >= structures
+    assert tables(0) == set()
+    assert not (out / "review.html").exists(), "a list of other rows would look like the present one"
 
 
 def test_no_review_where_none_is_wanted(bundle: str, scans: list[str], tmp_path: Path) -> None:

@@ -243,6 +243,18 @@ def test_a_run_on_a_finished_folder_writes_no_row_and_no_table(folder: Path) -> 
     assert files() == before
 
 
+def test_a_folder_of_failures_alone_is_finished_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(folder, monkeypatch)
+    for name in "ab":
+        (folder / "scans" / f"{name}.nii.gz").write_bytes(b"bad")
+    assert again(folder, "predict.review=1") == 0
+    page = folder / "out" / "review.html"
+    assert "it is bad" in page.read_text()
+    page.write_text("as it was")
+    assert again(folder, "predict.review=1") == 0
+    assert page.read_text() == "as it was"
+
+
 def test_a_second_run_on_the_folder_is_refused_and_changes_nothing(folder: Path) -> None:
     assert again(folder) == 2
     facts = (folder / "out" / "prediction.json").read_bytes()
