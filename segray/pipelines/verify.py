@@ -22,6 +22,7 @@ from segray.pipelines.failures import reason_for
 from segray.pipelines.ledger import Ledger
 from segray.pipelines.predict_todo import Listed, counted
 from segray.pipelines.runtime import ray_session
+from segray.report.folders import read_json
 
 MASKS = "masks"
 VOLUME = "volume_ml_"
@@ -175,7 +176,7 @@ def verify(
                 storage.delete(storage.join(folder, path))
             found.rename("orphan", "deleted")
         if source is not None:
-            _compare_source(source, config or Config(), ledger, found)
+            _compare_source(source, config or Config(), folder, ledger, found)
         ledger.write_tables()
     return VerifySummary(folder, len(ledger.entries), found.whole, found.sorted(), _sentences(found, ledger))
 
@@ -296,9 +297,16 @@ def on_ray(items: Iterable[Item], label_map: str) -> Checked:
         yield done.item, *(done.result or ("", done.reason))
 
 
-def _compare_source(source: str, config: Config, ledger: Ledger, found: _Found) -> None:
-    cases = formats.discover(source, config.ingest, labelled=False).cases
-    found.add("absent", (case.case_id for case in cases if case.case_id not in ledger.entries))
+def _compare_source(source: str, config: Config, folder: str, ledger: Ledger, found: _Found) -> None:
+    cases = {case.case_id for case in formats.discover(source, config.ingest, labelled=False).cases}
+    found.add("absent", (cases & _asked(folder, config, cases)) - ledger.entries.keys())
+
+
+def _asked(folder: str, config: Config, cases: set[str]) -> set[str]:
+    """Those cases that the folder is to hold: of the split that is asked for, or that its last run asked for."""
+    facts = read_json(storage.join(folder, "prediction.json"))
+    split = config.predict.split if config.predict.split != "all" else facts.get("predict", {}).get("split", "all")
+    return cases if split == "all" else set(facts.get("split", {}).get(split, ()))
 
 
 def _sentences(found: _Found, ledger: Ledger) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 from pathlib import Path
 
@@ -200,6 +201,17 @@ def test_cases_of_the_source_without_a_row_are_told(folder: Path) -> None:
     (scans / "e.nii.gz").write_bytes((scans / "a.nii.gz").read_bytes())
     summary = verify(str(folder), str(scans), load_config(None, []))
     assert summary.notes == ["1 case (e) is not done yet: the next run does it."]
+
+
+def test_cases_that_the_run_was_not_asked_for_are_not_missed(folder: Path) -> None:
+    scans = folder.parent / "scans"
+    for name in "ef":
+        (scans / f"{name}.nii.gz").write_bytes((scans / "a.nii.gz").read_bytes())
+    facts = {"split": {"train": ["e"], "validation": list(CASES)}, "predict": {"split": "validation"}}
+    (folder / "prediction.json").write_text(json.dumps(facts))
+    assert verify(str(folder), str(scans), load_config(None, [])).clean
+    told = verify(str(folder), str(scans), load_config(None, ["predict.split=train"])).findings
+    assert [(one.kind, one.name) for one in told] == [("absent", "e")]
 
 
 def test_a_damaged_part_of_the_ledger_is_removed_and_its_masks_are_orphans(folder: Path) -> None:
