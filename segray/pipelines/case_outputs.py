@@ -78,6 +78,20 @@ def check_further(kinds: Sequence[str], cases: Sequence[CaseSource], label_map: 
             )
 
 
+def check_output(output: str, cases: Sequence[CaseSource]) -> None:
+    """Raise UsageError where masks are asked for in a format that none of the cases can have."""
+    if cases and not any(can_have(output, case) for case in cases):
+        raise UsageError(
+            f"predict.output={output} {NEEDED[READ_FROM[output]][1]}, and none of the cases is one.",
+            mend="Set predict.output=auto.",
+        )
+
+
+def why_no_output(output: str, source: CaseSource) -> str:
+    """The reason for which a case among others has no mask in such a format, known before it is read."""
+    return str(CaseError(why_not(output, source), mend="Set predict.output=auto."))
+
+
 def further_place(kind: str, case_id: str) -> str:
     """Where one kind of ``predict.further`` of a case lies, a file or a folder, from the prediction folder."""
     if kind == "preview":

@@ -22,9 +22,9 @@ from segray.formats.source import CaseSource
 from segray.nets.bundle import Bundle
 from segray.outage import patient
 from segray.pipelines.admission import memory_ceiling, memory_classes
-from segray.pipelines.backend_choice import choose_backend, kept_choice
+from segray.pipelines.backend_choice import choose_backend, kept_choice, unlike_choice
 from segray.pipelines.case_batches import SOURCES, EachRow, grouped, sources_of
-from segray.pipelines.case_outputs import check_further
+from segray.pipelines.case_outputs import can_have, check_further, check_output, why_no_output
 from segray.pipelines.case_watch import CaseWatch, Watcher
 from segray.pipelines.claims import Claim
 from segray.pipelines.cluster_doctor import preflight_notes
@@ -104,8 +104,9 @@ def predict(
     for members in dict.fromkeys(ensemble.members(case.case_id) for case in cases):
         check_settings(ensemble.at(members), config.predict)
     check_further(config.predict.further, cases, ensemble.first.label_map)
+    check_output(config.predict.output, cases)
     with Claim(folder, "predict") as claim, CaseWatch(folder, "predict", watcher, say) as watch:
-        _declare(folder, ensemble, config)
+        _declare(folder, ensemble, config, cases)
         with Ledger(folder, run=claim.run, bundle_id=ensemble.identity) as ledger:
             claim.beat = ledger.tick
             beside = _note_problems(problems, {case.case_id for case in cases}, ledger, watch)
@@ -184,13 +185,13 @@ def _cases(source: str, config: Config, ensemble: Ensemble) -> tuple[list[CaseSo
     return cases, problems
 
 
-def _declare(folder: str, ensemble: Ensemble, config: Config) -> None:
+def _declare(folder: str, ensemble: Ensemble, config: Config, cases: Sequence[CaseSource]) -> None:
     """Note whose masks the folder holds; those of another bundle, or of other settings, are never mixed in."""
     path = storage.join(folder, PREDICTION)
     before: dict[str, Any] = {}
     if storage.exists(path):
         before = json.loads(storage.read_text(path))
-        other = _other_masks(before, ensemble, config.predict)
+        other = _other_masks(before, ensemble, config.predict, cases)
         if other and not config.predict.overwrite:
             raise UsageError(f"{folder} holds masks {other}.", mend="Name another folder, or give --overwrite.")
         if other:
@@ -203,19 +204,26 @@ def _declare(folder: str, ensemble: Ensemble, config: Config) -> None:
         "split": ensemble.split,
         "segray": __version__,
         "predict": config.predict.model_dump(mode="json"),
-        "backend": before.get("backend"),
+        # Who overwrites asks anew who computes.
+        "backend": None if config.predict.overwrite else before.get("backend"),
     }
     storage.write_text(path, json.dumps(facts, indent=1))
     storage.write_text(storage.join(folder, "label_map.json"), ensemble.first.label_map.to_json())
 
 
-def _other_masks(facts: dict[str, Any], ensemble: Ensemble, settings: PredictConfig) -> str:
+def _other_masks(
+    facts: dict[str, Any], ensemble: Ensemble, settings: PredictConfig, cases: Sequence[CaseSource]
+) -> str:
     """What sets the masks of a folder apart from those that would be made now; empty: nothing."""
     if facts.get("bundle_id") != ensemble.identity:
         return f"of another bundle ({facts.get('bundle_id')})"
     # Folders from before a setting was there have its default.
     before = PredictConfig().of_masks | facts.get("predict", {})
     changed = [f"predict.{name}" for name, value in settings.of_masks.items() if before[name] != value]
+    outputs = (str(before.get("output", "auto")), settings.output)
+    if any(len({formats.mask_ending(case, output) for output in outputs}) > 1 for case in cases):
+        changed.append("predict.output")
+    changed += [f"predict.{name}" for name in unlike_choice(settings, kept_choice(facts))]
     return f"made with another {', '.join(changed)}" if changed else ""
 
 
@@ -223,7 +231,9 @@ def _run(cases: list[CaseSource], ensemble: Ensemble, folder: str, config: Confi
     """Ledger lines of all cases, as they finish."""
     for sentence in preflight_notes(config, folder):
         watch.say(sentence)
-    planned, broken = read_headers(cases)
+    output = config.predict.output
+    planned, broken = read_headers([case for case in cases if can_have(output, case)])
+    broken += [(case, why_no_output(output, case)) for case in cases if not can_have(output, case)]
     watch.expect(planned)
     for source, reason in broken:
         row = {"case_id": source.case_id, "status": "failed", "reason": reason, "image": source.image}

@@ -11,6 +11,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from PIL import Image
 
 from segray import ledger_parts
 from segray.case import LabelMap
@@ -82,6 +83,39 @@ def test_masks_of_other_settings_are_not_taken_for_those_asked_for(folder: Path,
     assert again(folder, f"predict.{setting}") == 0
     with pytest.raises(UsageError, match=rf"made with another predict\.{name}"):
         again(folder)
+
+
+def test_masks_in_another_format_are_not_taken_for_those_asked_for(folder: Path) -> None:
+    assert again(folder, "predict.output=nifti") == 2
+    assert again(folder) == 0, "auto is NIfTI here"
+    for output, needs in (("png", "is of pictures"), ("dicom-seg", "refers to a DICOM series")):
+        with pytest.raises(UsageError, match=f"predict.output={output} {needs}, and none of the cases is one"):
+            again(folder, f"predict.output={output}")
+    for name in "ab":
+        (folder / "scans" / f"{name}.nii.gz").unlink()
+        Image.fromarray(np.zeros((16, 16), np.uint8)).save(folder / "scans" / f"{name}.png")
+    assert again(folder, OVERWRITE) == 2
+    assert again(folder, "predict.output=png") == 0, "auto is PNG here"
+    with pytest.raises(UsageError, match=r"made with another predict\.output"):
+        again(folder, "predict.output=nifti")
+
+
+@pytest.mark.parametrize(
+    ("setting", "same"), [("backend=torch", "backend=openvino"), ("precision=float32", "precision=bf16")]
+)
+def test_another_backend_or_precision_is_told_and_overwriting_asks_anew(folder: Path, setting: str, same: str) -> None:
+    assert again(folder) == 2
+    path = folder / "out" / "prediction.json"
+    chosen = {"name": "openvino", "precision": "bf16", "reason": "faster"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"backend": chosen}))
+    assert again(folder, f"predict.{same}") == 0
+    assert again(folder) == 0
+    name = setting.partition("=")[0]
+    with pytest.raises(UsageError, match=rf"made with another predict\.{name}"):
+        again(folder, f"predict.{setting}")
+    assert json.loads(path.read_text())["backend"] == chosen
+    assert again(folder, f"predict.{setting}", OVERWRITE) == 2
+    assert json.loads(path.read_text())["backend"] is None
 
 
 def test_settings_that_make_no_other_mask_go_on(folder: Path) -> None:
