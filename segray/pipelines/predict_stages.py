@@ -21,7 +21,7 @@ from segray.engine.backends import BackendChoice
 from segray.engine.confidence import Confidence
 from segray.engine.predictor import STAGES, Predictor
 from segray.errors import CaseError
-from segray.evaluation.statistics import structure_statistics
+from segray.evaluation.statistics import rounded, structure_statistics
 from segray.formats.probability_files import ProbabilityCrop
 from segray.formats.source import CaseSource
 from segray.ledger_parts import ABSENT
@@ -280,7 +280,8 @@ class WriteStage:
         if absent:
             row[ABSENT] = ",".join(absent)
         for name, value in case.statistics.as_row(label_map).items():
-            row[name] = round(value, 4) if value == value else None
+            digits = rounded if name.startswith("volume_ml") else partial(round, ndigits=4)
+            row[name] = digits(value) if value == value else None
         confidence = json.loads(values["confidence"]) if values["confidence"] else []
         return row | {STRUCTURES: structure_columns(case, confidence)}
 

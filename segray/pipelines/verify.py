@@ -35,7 +35,7 @@ SAME_ML, SAME_SHARE = 1e-3, 1e-5
 """Volume in ml, and share of it, by which mask and row may differ: rows are rounded to a tenth of a thousandth."""
 
 Item = dict[str, Any]
-"""A mask to check: case_id, its path, the JSON of the source, whether that is unchanged, and the volumes of the row."""
+"""A mask to check: case_id, its path, JSON of the source, whether that is unchanged, volumes and voxels of the row."""
 
 Checked = Iterator[tuple[Item, str, str]]
 """(item, what is wrong with its mask, why that could not be seen), both empty for a mask that is whole."""
@@ -236,6 +236,7 @@ def _items(folder: str, found: _Found) -> Iterator[Item]:
                     "source": row["source"],
                     "same": is_same,
                     "volumes": {name: value for name, value in row.items() if name.startswith(VOLUME)},
+                    "voxels": _voxels(row),
                 }
 
 
@@ -243,6 +244,12 @@ def _written(row: ledger_parts.Row, source: CaseSource) -> list[str]:
     """The kinds of further files that were written of a case: what it cannot have is not lost."""
     asked, absent = (str(row.get(name) or "").split(",") for name in ("further", ledger_parts.ABSENT))
     return [kind for kind in asked if kind and kind not in absent and can_have(kind, source)]
+
+
+def _voxels(row: ledger_parts.Row) -> dict[str, int]:
+    """Structure to the number of its voxels; {} of rows from before these were there."""
+    columns = row.get("structures") or {}
+    return dict(zip(columns.get("structure", ()), columns.get("voxels", ()), strict=False))
 
 
 def check_mask(item: Item, label_map: str) -> tuple[str, str]:
@@ -278,7 +285,9 @@ def _difference(item: Item, geometry: Geometry | None, label_map: LabelMap) -> s
     if labels.shape != geometry.size:
         return f"The mask has {labels.shape} voxels and its image {geometry.size} (z, y, x)."
     voxels = count_case(indices, indices, label_map).structures().truth
-    for name, volume in zip(label_map.names, (voxels * own.voxel_ml).tolist(), strict=True):
+    for name, count, volume in zip(label_map.names, voxels.tolist(), (voxels * own.voxel_ml).tolist(), strict=True):
+        if item["voxels"].get(name, count) != count:
+            return f"The mask has {count:.0f} voxels of {name}, and its row says {item['voxels'][name]}."
         noted = item["volumes"].get(f"{VOLUME}{name}")
         if noted is not None and abs(noted - volume) > SAME_ML + SAME_SHARE * volume:
             return f"The mask has {volume:.4f} ml of {name}, and its row says {noted:.4f} ml."
