@@ -96,8 +96,8 @@ class StructureStatistics:
     def as_rows(self, label_map: LabelMap) -> list[dict[str, Any]]:
         """The long table: a row a structure, absent ones too, in the order of the label map (``ROW_COLUMNS``).
 
-        Numbers have ``DIGITS`` decimals, small volumes and surfaces more (:func:`rounded`). What an absent structure has
-        not is None, so that rows can go into JSON.
+        Numbers have ``DIGITS`` decimals, small volumes and surfaces more (:func:`rounded`). What an absent structure
+        has not is None, so that rows can go into JSON.
         """
         columns = (
             label_map.names,
