@@ -34,19 +34,17 @@ from segray.pipelines.headers import Planned, read_headers
 from segray.pipelines.ledger import Ledger, to_line
 from segray.pipelines.lone_cases import TRIES, LoneCase, allow_losses, predict_lost
 from segray.pipelines.pace import paced_context
+from segray.pipelines.predict_memory import PredictorMemory, bytes_needed
 from segray.pipelines.predict_stages import RESULT_SCHEMA, PredictStage, WriteStage, read_stage
 from segray.pipelines.predict_todo import find_todo
 from segray.pipelines.review_list import write_review_list
-from segray.pipelines.runtime import MIB, READ_TASK_CPUS, WorkerShape, nodes, ray_session, worker_shape
+from segray.pipelines.runtime import READ_TASK_CPUS, WorkerShape, nodes, ray_session, worker_shape
 from segray.report.review_page import REVIEW_PAGE
 
 Say = Callable[[str], None]
 """Called with a sentence that the user should read before the work begins."""
 
 PREDICTION = "prediction.json"
-
-RESIDENT = 512 * MIB
-"""A Predictor without its slab: torch and a net of some dozen million parameters."""
 
 
 @dataclass(frozen=True)
@@ -246,10 +244,11 @@ def _run(cases: list[CaseSource], ensemble: Ensemble, folder: str, config: Confi
     of_members: dict[tuple[str, ...], list[Planned]] = {}
     for case in planned:
         of_members.setdefault(ensemble.members(case.source.case_id), []).append(case)
-    resident = _resident(settings, count)
+    on_a_node = -(-count // len(nodes()))
+    memory = PredictorMemory(settings, len(ensemble.first.label_map.names), memory_ceiling() // on_a_node)
     for members, theirs in of_members.items():
-        for declared, group in memory_classes(theirs, bytes_needed, beside=resident * _on_a_node(count)):
-            pool = _Pool(min(count, len(group)), shape, resident)
+        for declared, group in memory_classes(theirs, bytes_needed, beside=memory.declared(theirs) * on_a_node):
+            pool = _Pool(min(count, len(group)), shape, memory.declared(group))
             stage = (members, settings, shape.threads, backend.to_json())
             left = {case.source.case_id: case for case in group}
             for case_id, line in _run_class(group, declared, pool, stage, write):
@@ -257,7 +256,7 @@ def _run(cases: list[CaseSource], ensemble: Ensemble, folder: str, config: Confi
                 yield line
             if left:
                 watch.say(f"Cases that lost their worker again and again, each tried once more by itself: {len(left)}.")
-                yield from predict_lost(list(left.values()), LoneCase(stage, write), shape, declared + resident)
+                yield from predict_lost(list(left.values()), LoneCase(stage, write), shape, declared + pool.memory)
 
 
 def _backend(
@@ -281,25 +280,11 @@ def _predictors(gpu: str) -> int:
 
 @dataclass(frozen=True)
 class _Pool:
-    """Predictor actors: how many, what each takes, and the bytes that each holds from case to case."""
+    """Predictor actors: how many, what each takes, and the bytes that each holds with a case of its class."""
 
     actors: int
     shape: WorkerShape
     memory: int
-
-
-def _on_a_node(predictors: int) -> int:
-    return -(-predictors // len(nodes()))
-
-
-def _resident(settings: PredictConfig, predictors: int) -> int:
-    """Bytes that a Predictor declares: its nets, a slab and torch itself; all of a node at most a quarter of it."""
-    return min(2 * settings.slab_mib * MIB + RESIDENT, memory_ceiling() // (4 * _on_a_node(predictors)))
-
-
-def bytes_needed(case: Planned) -> int:
-    """Memory of one stage for a case: the file and its voxels while they are read, or voxels and labels."""
-    return case.voxel_bytes * 3 + 256 * MIB
 
 
 def _run_class(

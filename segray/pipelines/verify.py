@@ -15,13 +15,14 @@ from segray.errors import SegrayError, UsageError
 from segray.evaluation.counting import count_case
 from segray.formats.file_states import FileStates, unchanged_images
 from segray.formats.source import CaseSource
+from segray.pipelines.admission import memory_at_most
 from segray.pipelines.case_outputs import can_have, further_place
 from segray.pipelines.case_tasks import run_tasks
 from segray.pipelines.claims import Claim
 from segray.pipelines.failures import reason_for
 from segray.pipelines.ledger import Ledger
 from segray.pipelines.predict_todo import Listed, counted
-from segray.pipelines.runtime import ray_session
+from segray.pipelines.runtime import MIB, ray_session
 from segray.report.folders import read_json
 
 MASKS = "masks"
@@ -237,6 +238,7 @@ def _items(folder: str, found: _Found) -> Iterator[Item]:
                     "same": is_same,
                     "volumes": {name: value for name, value in row.items() if name.startswith(VOLUME)},
                     "voxels": _voxels(row),
+                    "bytes": round(row.get("peak_mib_write") or 0) * MIB,
                 }
 
 
@@ -302,7 +304,11 @@ def in_this_process(items: Iterable[Item], label_map: str) -> Checked:
 
 def on_ray(items: Iterable[Item], label_map: str) -> Checked:
     """The masks as Ray tasks, in a running Ray; one that kills its worker could not be checked."""
-    for done in run_tasks(check_mask, items, (label_map,), argument=lambda item: item):
+    # To write a case took its voxels, its labels and their statistics: to read the labels takes no more.
+    tasks = run_tasks(
+        check_mask, items, (label_map,), argument=lambda item: item, memory=lambda item: memory_at_most(item["bytes"])
+    )
+    for done in tasks:
         yield done.item, *(done.result or ("", done.reason))
 
 
