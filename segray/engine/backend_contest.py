@@ -181,9 +181,10 @@ class _Runner:
 
     def probabilities(self, voxels: Volume, spacing: tuple[float, float, float]) -> NDArray[np.float32]:
         """(n, L, Y, X) of some slices."""
-        found: list[NDArray[np.uint8]] = []
+        found: list[NDArray[Any]] = []
         self.predictor.predict(voxels, spacing, probabilities=lambda _, slab: found.append(slab.copy()))
-        return np.concatenate(found).astype(np.float32) / np.float32(255)
+        shares = np.concatenate(found)
+        return shares.astype(np.float32) / np.float32(np.iinfo(shares.dtype).max)
 
     def milliseconds(self, share: float) -> float:
         """Of a slice: the median of the later times, and ``share`` of what the first time took longer: to compile."""

@@ -36,8 +36,8 @@ CPU_PIXELS = 256 * 256
 """Pixels a forward pass on a CPU: more slices at once fall out of the cache. Measured at 256x256 with 32..512
 features, bf16, 2 threads: 1 slice 32/s, 2 slices 27/s, 4 slices 28/s, 8 slices 24/s."""
 
-ProbabilitySink = Callable[[int, NDArray[np.uint8]], None]
-"""Takes the place of a slice, and (n, L, Y, X) probabilities times 255 of it and those after it."""
+ProbabilitySink = Callable[[int, NDArray[Any]], None]
+"""Takes the place of a slice, and (n, L, Y, X) probabilities of it and those after it, as ``predict.probabilities``."""
 
 CaseVoxels = tuple[Volume, tuple[float, float, float]]
 """Voxels (z, y, x) or (z, c, y, x) of a case, and its spacing (z, y, x) in mm."""
@@ -115,8 +115,9 @@ class Predictor:
                 as they are.
             spacing: (z, y, x) mm.
             probabilities: is given those of all slices in their order, some at a time: (n, L, Y, X) uint8, 255 times
-                the probability, on the case's own in-plane grid; L as the nets have it, the background first where
-                labels exclude each other. They are those that labels are taken from, before components are removed.
+                the probability, or uint16, 65535 times (``predict.probabilities``), on the case's own in-plane grid; L
+                as the nets have it, the background first where labels exclude each other. They are those that labels
+                are taken from, before components are removed.
             statistics: of the case, where the voxels have lain on a canvas with a margin around them; None: they are
                 computed of these voxels, where the normalisation asks.
 
@@ -333,6 +334,7 @@ class Predictor:
         """Hand the probabilities of a slab over, as many slices at once as fit ``slab_mib``."""
         placement, start = piece.case.placement, piece.slices.start
         slice_bytes = self._reading.labels * placement.original[0] * placement.original[1]
+        slice_bytes *= 2 if self._reading.stored == "uint16" else 1
         for some in torch.split(scores, max(self._config.slab_mib * 2**20 // slice_bytes, 1)):
             sink(start, self._reading.shares_on_case(some, placement).cpu().numpy())
             start += len(some)

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import numpy as np
+
 from segray import formats, storage
 from segray.case import Geometry, LabelMap, Volume
 from segray.config import FurtherKind
 from segray.errors import CaseError, UsageError
 from segray.evaluation.statistics import StructureStatistics
-from segray.formats.probability_files import write_probabilities
+from segray.formats.probability_files import Stored, write_probabilities
 from segray.formats.source import CaseSource
 from segray.formats.structure_files import structure_files
 from segray.report.preview import preview
@@ -32,7 +34,7 @@ PREVIEWS = "previews"
 
 @dataclass(frozen=True)
 class Crop:
-    """Probabilities of a case: (structures, z, y, x) uint8, and the (z, y, x) of its first voxel."""
+    """Probabilities of a case: (structures, z, y, x) uint8 or uint16, and the (z, y, x) of its first voxel."""
 
     values: Volume
     offset: tuple[int, int, int]
@@ -130,7 +132,9 @@ def write_further(kind: str, folder: str, case: PredictedCase) -> None:
     elif kind == "probabilities":
         if case.crop is None:
             raise CaseError("The probabilities of the case are not there.")
-        write_probabilities(path, case.crop.values, case.crop.offset, case.geometry, names)
+        crop = case.crop
+        stored: Stored = "uint8" if crop.values.dtype == np.uint8 else "uint16"
+        write_probabilities(path, crop.values, crop.offset, case.geometry, names, stored=stored)
     else:
         labels = case.label_map.to_value(case.indices)
         formats.OUTPUTS[kind].write(path, labels, case.geometry, case.label_map, case.source)

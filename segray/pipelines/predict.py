@@ -221,6 +221,9 @@ def _other_masks(
     outputs = (str(before.get("output", "auto")), settings.output)
     if any(len({formats.mask_ending(case, output) for output in outputs}) > 1 for case in cases):
         changed.append("predict.output")
+    kept = "probabilities" in settings.further and "probabilities" in before.get("further", ())
+    if kept and before.get("probabilities", "uint8") != settings.probabilities:
+        changed.append("predict.probabilities")
     changed += [f"predict.{name}" for name in unlike_choice(settings, kept_choice(facts))]
     return f"made with another {', '.join(changed)}" if changed else ""
 

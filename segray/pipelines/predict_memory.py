@@ -41,6 +41,7 @@ class PredictorMemory:
         """Bytes that a case takes beside its voxels, which lie in the object store."""
         cleaned = self.settings.largest_component or self.settings.smallest_ml or self.settings.fill_holes
         kept = self.structures if "probabilities" in self.settings.further else 0
+        kept *= 2 if self.settings.probabilities == "uint16" else 1
         return math.prod(case.size) * (LABELS + kept + (CLEANING if cleaned else 0))
 
     def declared(self, cases: Sequence[Planned]) -> int:

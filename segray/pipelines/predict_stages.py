@@ -137,7 +137,7 @@ class PredictStage:
         loaded = [load_bundle(bundle) for bundle in bundles]
         self._predictor = Predictor(loaded, config, threads=threads, backend=choice)
         self._label_map = loaded[0].label_map
-        self._crops = "probabilities" in config.further
+        self._crops, self._stored = "probabilities" in config.further, config.probabilities
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Predict the cases of a table; rows with a reason pass through."""
@@ -169,7 +169,7 @@ class PredictStage:
 
     def _alone(self, table: pa.Table) -> Row:
         geometry = _grid(table)
-        crop = ProbabilityCrop(self._label_map.names, geometry.size) if self._crops else None
+        crop = ProbabilityCrop(self._label_map.names, geometry.size, stored=self._stored) if self._crops else None
         begin = time.perf_counter()
         try:
             sink = None if crop is None else partial(_keep, crop, len(self._label_map.names))
@@ -183,7 +183,8 @@ class PredictStage:
         row = self._row(labels, self._predictor.last_confidence, time.perf_counter() - begin)
         if crop is not None:
             values, offset = crop.join()
-            row |= {"probabilities": values, "crop": json.dumps({"shape": values.shape, "offset": offset})}
+            crop_facts = {"shape": values.shape, "offset": offset, "dtype": values.dtype.str}
+            row |= {"probabilities": values, "crop": json.dumps(crop_facts)}
         return row
 
     def _row(self, labels: Volume, confidence: Confidence | None, seconds: float, share: float = 1.0) -> Row:
@@ -265,7 +266,7 @@ class WriteStage:
         if values["crop"] is not None:
             box = json.loads(values["crop"])
             z, y, x = box["offset"]
-            crop = Crop(volume_of(table, "probabilities", "|u1", tuple(box["shape"])), (z, y, x))
+            crop = Crop(volume_of(table, "probabilities", box["dtype"], tuple(box["shape"])), (z, y, x))
         return PredictedCase(source, geometry, label_map, voxels, indices, statistics, crop)
 
     def _write(self, case: PredictedCase, values: Row) -> Row:

@@ -109,6 +109,18 @@ def test_all_files_of_a_case_say_the_same(bundle: str, scans: list[str], tmp_pat
         assert all(0 < margin < 1 for margin in columns["confidence_margin"])
 
 
+def test_probabilities_may_have_two_bytes(bundle: str, scans: list[str], tmp_path: Path) -> None:
+    found = []
+    for stored in ("uint8", "uint16"):
+        out = tmp_path / stored
+        written(bundle, scans[:1], out, "predict.further=probabilities", f"predict.probabilities={stored}")
+        found.append(read_probabilities(str(out / "probabilities" / "a.nii.gz")))
+    coarse, fine = found
+    assert (coarse.crop.dtype, fine.crop.dtype) == (np.uint8, np.uint16)
+    assert np.abs(coarse.whole("liver") - fine.whole("liver")).max() < 0.5 / 255 + 1e-4
+    assert (fine.crop % 257 != 0).any(), "no bytes that were widened"
+
+
 def test_small_cases_together_are_what_they_are_alone(bundle: str, scans: list[str]) -> None:
     stage = PredictStage([bundle], settings_of("predict.confidence=true"), 1)
     together = stage(read(scans))

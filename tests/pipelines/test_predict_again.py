@@ -342,6 +342,9 @@ def test_files_that_are_asked_for_later_are_written(folder: Path) -> None:
     assert again(folder, "predict.further=preview") == 0
     assert again(folder) == 0, "what is there already does no harm"
     assert again(folder, "predict.further=[preview, structures]") == 2
+    assert again(folder, "predict.further=probabilities") == 2
+    with pytest.raises(UsageError, match=r"made with another predict\.probabilities"):
+        again(folder, "predict.further=probabilities", "predict.probabilities=uint16")
 
 
 def test_files_of_a_series_are_refused_where_there_is_none(folder: Path) -> None:
