@@ -136,6 +136,11 @@ class PredictStage:
         choice = BackendChoice.from_json(backend) if backend else None
         loaded = [load_bundle(bundle) for bundle in bundles]
         self._predictor = Predictor(loaded, config, threads=threads, backend=choice)
+        if self._predictor.device.type == "cuda":
+            # While the first cases are read; a CPU would only compute a slice more. What fails here is the reason of a
+            # case later, not the end of all.
+            with suppress(Exception):
+                self._predictor.warm_up()
         self._label_map = loaded[0].label_map
         self._crops, self._stored = "probabilities" in config.further, config.probabilities
 
