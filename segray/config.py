@@ -45,10 +45,8 @@ _Several = (
 Names = Annotated[list[str], *_Several]
 """Structures, each once, in the order of their names; a single name, or all, may stand without brackets."""
 Axes = Annotated[list[Literal["x", "y", "z"]], *_Several]
-Further = Annotated[
-    list[Literal["nifti", "png", "dicom-seg", "rtstruct", "structures", "probabilities", "overlays", "preview"]],
-    *_Several,
-]
+FurtherKind = Literal["nifti", "png", "dicom-seg", "rtstruct", "structures", "probabilities", "overlays", "preview"]
+Further = Annotated[list[FurtherKind], *_Several]
 """Files of a case beside its mask."""
 
 MOST_LEVEL = 65535
@@ -602,7 +600,12 @@ class PredictConfig(Section):
     further: Further = setting(
         [],
         "beside the mask, for each case: nifti, png, dicom-seg or rtstruct (DICOM); structures (a NIfTI file each), "
-        "probabilities (a byte each, cropped), overlays (a PNG a slice), preview (one PNG)",
+        "probabilities (cropped), overlays (a PNG a slice), preview (one PNG)",
+    )
+    probabilities: Literal["uint8", "uint16"] = setting(
+        "uint8",
+        "how `further` keeps a probability: a byte, in steps of 1/255, or two bytes, in steps of 1/65535 (NIfTI knows "
+        "no float16, which is coarser above 0.03)",
     )
     review: Count = setting(100, "cases at the top of the review list that get a preview; 0: no review list", "cases")
     retry_failed: bool = setting(False, "try the cases again that failed before")

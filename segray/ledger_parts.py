@@ -41,6 +41,9 @@ TEXTS = (
     "host",
 )  # fmt: skip
 MORE = "more"
+ABSENT = "absent"
+"""Of a row those kinds of ``further`` that the case cannot have, joined by commas; only rows of such cases have it."""
+
 NESTED = ("structures",)
 """Long values, each a column of JSON of its own, so that only who asks for them waits until they are parsed."""
 

@@ -349,9 +349,14 @@ def scores_to_bits(
 
 
 def scores_to_shares(
-    scores: Tensor, placement: Placement, meaning: Meaning, *, at_once: int = LABELS_AT_ONCE
+    scores: Tensor,
+    placement: Placement,
+    meaning: Meaning,
+    *,
+    at_once: int = LABELS_AT_ONCE,
+    stored: Literal["uint8", "uint16"] = "uint8",
 ) -> Tensor:
-    """Scores on the canvas to probabilities on the case's own in-plane grid, a byte each.
+    """Scores on the canvas to probabilities on the case's own in-plane grid, a byte or two each.
 
     The scores are interpolated as in :func:`scores_to_labels`, a few planes a time, and then made probabilities; those
     of a softmax twice, first for their sum.
@@ -361,10 +366,11 @@ def scores_to_shares(
         placement: a placement that crops nothing.
         meaning: what makes them probabilities.
         at_once: planes that are interpolated together.
+        stored: the type of the result.
 
     Returns:
-        (n, L, Y, X) uint8 on the device: 255 times the probability, rounded; those of a pixel may sum up to a little
-        more or less than 255.
+        (n, L, Y, X) on the device: 255 times the probability, or 65535 times of uint16, rounded; those of a pixel may
+        sum up to a little more or less.
 
     Raises:
         ValueError: the scores are not on the canvas of the placement, or it crops.
@@ -372,7 +378,8 @@ def scores_to_shares(
     import torch
 
     inside, size = _inside(scores, placement), placement.original
-    shares = torch.empty((*scores.shape[:2], *size), dtype=torch.uint8, device=scores.device)
+    dtype, most = (torch.uint8, 255.0) if stored == "uint8" else (torch.uint16, 65535.0)
+    shares = torch.empty((*scores.shape[:2], *size), dtype=dtype, device=scores.device)
     step = 1 if scores.device.type == "cpu" else max(len(scores), 1)
     for start in range(0, len(scores), step):
         some, found = inside[start : start + step], shares[start : start + step]
@@ -387,7 +394,7 @@ def scores_to_shares(
                 plane = plane.sigmoid()
             elif meaning == "shifted":
                 plane = plane + 0.5
-            found[:, number] = plane.mul(255.0).round_().clamp_(0.0, 255.0).to(torch.uint8)
+            found[:, number] = plane.float().mul(most).round_().clamp_(0.0, most).to(dtype)
     return shares
 
 

@@ -15,6 +15,9 @@ from segray.grid import Grid, Placement, fill_value, plan_prediction
 from segray.nets.bundle import Bundle
 from segray.resample import place_slab
 
+CaseStatistics = tuple[Sequence[float], Sequence[float]]
+"""Mean and sd of the voxels of a case, an entry a channel each."""
+
 
 @dataclass(frozen=True)
 class PlacedCase:
@@ -60,6 +63,7 @@ def place_case(
     *,
     stride: int,
     statistics: bool,
+    known: CaseStatistics | None = None,
     device: torch.device,
 ) -> PlacedCase:
     """Plan where a case lies on the canvas.
@@ -69,7 +73,8 @@ def place_case(
         spacing: (z, y, x) mm.
         bundle: grid and channels.
         stride: what the sides of the canvas are a multiple of.
-        statistics: compute mean and sd of all voxels.
+        statistics: mean and sd of all voxels are needed.
+        known: those of the case, where the voxels are not all of it, or have more around them; None: computed.
         device: where the nets are.
 
     Raises:
@@ -79,8 +84,11 @@ def place_case(
     depth, height, width = channels[0].shape
     grids = [replace(bundle.grid, fill=fill_value(volume)) for volume in channels]
     placement = plan_prediction((depth, height, width), spacing, grids[0], stride)
-    pairs = [voxel_statistics(volume) if statistics else (0.0, 1.0) for volume in channels]
-    mean, sd = torch.tensor(pairs, device=device).T[:, None]
+    if known is not None:
+        pairs = list(zip(*known, strict=True))
+    else:
+        pairs = [voxel_statistics(volume) if statistics else (0.0, 1.0) for volume in channels]
+    mean, sd = torch.tensor(pairs, device=device, dtype=torch.float32).T[:, None]
     return PlacedCase(channels, grids, placement, mean, sd)
 
 

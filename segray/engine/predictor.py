@@ -18,7 +18,7 @@ from segray.engine.case_result import CaseResult
 from segray.engine.confidence import Agreement, Confidence, ConfidenceSums, Share
 from segray.engine.members import Member, patch_member, slice_member
 from segray.engine.mirrors import Forward, MirroredForward, mirrored_axes
-from segray.engine.placed_case import Piece, PlacedCase, Slab, pieces_from, place_case
+from segray.engine.placed_case import CaseStatistics, Piece, PlacedCase, Slab, pieces_from, place_case
 from segray.engine.predict_checks import check_alike as check_alike
 from segray.engine.predict_checks import check_settings as check_settings
 from segray.engine.probabilities import mean_probabilities, probabilities
@@ -36,8 +36,8 @@ CPU_PIXELS = 256 * 256
 """Pixels a forward pass on a CPU: more slices at once fall out of the cache. Measured at 256x256 with 32..512
 features, bf16, 2 threads: 1 slice 32/s, 2 slices 27/s, 4 slices 28/s, 8 slices 24/s."""
 
-ProbabilitySink = Callable[[int, NDArray[np.uint8]], None]
-"""Takes the place of a slice, and (n, L, Y, X) probabilities times 255 of it and those after it."""
+ProbabilitySink = Callable[[int, NDArray[Any]], None]
+"""Takes the place of a slice, and (n, L, Y, X) probabilities of it and those after it, as ``predict.probabilities``."""
 
 CaseVoxels = tuple[Volume, tuple[float, float, float]]
 """Voxels (z, y, x) or (z, c, y, x) of a case, and its spacing (z, y, x) in mm."""
@@ -101,7 +101,12 @@ class Predictor:
         return self.last_confidences[-1] if self.last_confidences else None
 
     def predict(
-        self, voxels: Volume, spacing: tuple[float, float, float], *, probabilities: ProbabilitySink | None = None
+        self,
+        voxels: Volume,
+        spacing: tuple[float, float, float],
+        *,
+        probabilities: ProbabilitySink | None = None,
+        statistics: CaseStatistics | None = None,
     ) -> NDArray[Any]:
         """Label indices of a case.
 
@@ -110,8 +115,11 @@ class Predictor:
                 as they are.
             spacing: (z, y, x) mm.
             probabilities: is given those of all slices in their order, some at a time: (n, L, Y, X) uint8, 255 times
-                the probability, on the case's own in-plane grid; L as the nets have it, the background first where
-                labels exclude each other. They are those that labels are taken from, before components are removed.
+                the probability, or uint16, 65535 times (``predict.probabilities``), on the case's own in-plane grid; L
+                as the nets have it, the background first where labels exclude each other. They are those that labels
+                are taken from, before components are removed.
+            statistics: of the case, where the voxels have lain on a canvas with a margin around them; None: they are
+                computed of these voxels, where the normalisation asks.
 
         Returns:
             (z, y, x) channel indices on the case's own grid: uint8, or uint16 for more than 256 channels; of a bundle
@@ -122,7 +130,7 @@ class Predictor:
         Raises:
             CaseError: the voxels are no volume, have other channels than the bundle's network, or do not fit its grid.
         """
-        return self._predict([(voxels, spacing)], probabilities)[0]
+        return self._predict([(voxels, spacing)], probabilities, statistics)[0]
 
     def predict_many(self, cases: Sequence[CaseVoxels]) -> list[NDArray[Any]]:
         """Label indices of several cases, each as :meth:`predict` gives them.
@@ -137,11 +145,15 @@ class Predictor:
         """
         return self._predict(cases, None)
 
-    def _predict(self, cases: Sequence[CaseVoxels], sink: ProbabilitySink | None) -> list[NDArray[Any]]:
+    def _predict(
+        self, cases: Sequence[CaseVoxels], sink: ProbabilitySink | None, known: CaseStatistics | None = None
+    ) -> list[NDArray[Any]]:
         begin = time.perf_counter()
         by_case = any(bundle.normalisation.mode == "case" for bundle in self.bundles)
         placed = [
-            place_case(voxels, spacing, self.bundle, stride=self._stride, statistics=by_case, device=self.device)
+            place_case(
+                voxels, spacing, self.bundle, stride=self._stride, statistics=by_case, known=known, device=self.device
+            )
             for voxels, spacing in cases
         ]
         results = [CaseResult((one.depth, *one.placement.original), self._type(), self._sums()) for one in placed]
@@ -322,6 +334,7 @@ class Predictor:
         """Hand the probabilities of a slab over, as many slices at once as fit ``slab_mib``."""
         placement, start = piece.case.placement, piece.slices.start
         slice_bytes = self._reading.labels * placement.original[0] * placement.original[1]
+        slice_bytes *= 2 if self._reading.stored == "uint16" else 1
         for some in torch.split(scores, max(self._config.slab_mib * 2**20 // slice_bytes, 1)):
             sink(start, self._reading.shares_on_case(some, placement).cpu().numpy())
             start += len(some)

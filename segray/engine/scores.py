@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ class ScoreReading:
         least: of each label the probability from which it counts, None: always, or where labels overlap above 0.5; ():
             no label has any.
         cuts: the same as scores.
+        stored: the type of probabilities that are handed out.
     """
 
     labels: int
@@ -34,6 +36,7 @@ class ScoreReading:
     averaged: bool
     least: tuple[float | None, ...] = ()
     cuts: tuple[float | None, ...] = ()
+    stored: Literal["uint8", "uint16"] = "uint8"
 
     @classmethod
     def of(cls, config: PredictConfig, label_map: LabelMap, networks: int) -> ScoreReading:
@@ -42,7 +45,7 @@ class ScoreReading:
         least = least_probabilities(config.threshold, label_map)
         cuts = score_cuts(least, averaged=networks > 1) if overlapping else least
         averaged = networks > 1 or bool(least and not overlapping)
-        return cls(label_map.channels, overlapping, averaged, least, cuts)
+        return cls(label_map.channels, overlapping, averaged, least, cuts, config.probabilities)
 
     def on_case(self, scores: Tensor, placement: Placement) -> Tensor:
         """(n, Y, X) label indices, or bit fields where labels overlap, on the case's own in-plane grid."""
@@ -60,13 +63,13 @@ class ScoreReading:
         return scores.float() + 0.5 if self.overlapping else scores.float()
 
     def shares_on_case(self, scores: Tensor, placement: Placement) -> Tensor:
-        """(n, L, Y, X) uint8 probabilities times 255 on the case's own in-plane grid, of which the labels are made.
+        """(n, L, Y, X) probabilities times the highest value of their type, on the case's own in-plane grid.
 
-        They are those of the interpolated scores, so that without thresholds the largest is that of the label, but for
-        what rounding makes equal.
+        Labels are made of them: they are those of the interpolated scores, so that without thresholds the largest is
+        that of the label, but for what rounding makes equal.
         """
         meanings: tuple[Meaning, Meaning] = ("given", "shifted") if self.averaged else ("softmax", "sigmoid")
-        return scores_to_shares(scores.contiguous(), placement, meanings[self.overlapping])
+        return scores_to_shares(scores.contiguous(), placement, meanings[self.overlapping], stored=self.stored)
 
 
 def best_labels(scores: Tensor, least: Sequence[float | None] = ()) -> Tensor:

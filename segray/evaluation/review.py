@@ -195,12 +195,13 @@ def _severity(deviations: Floats) -> Floats:
 
 
 def _empty(table: _LongTable) -> Findings:
-    volume = table.matrix("volume_ml")
-    known = (~np.isnan(volume)).sum(axis=0)
-    share = (volume > 0).sum(axis=0) / np.maximum(known, 1)
+    voxels, volume = table.matrix("voxels"), table.matrix("volume_ml")
+    size = np.where(np.isnan(voxels), volume, voxels)  # a rounded volume may be 0 where there are voxels
+    known = (~np.isnan(size)).sum(axis=0)
+    share = (size > 0).sum(axis=0) / np.maximum(known, 1)
     conspicuous = np.where(known >= LEAST_CASES, np.maximum(share - MOST, 0.0) / (1.0 - MOST), 0.0)
     return Findings(
-        np.where(volume == 0, conspicuous, 0.0),
+        np.where(size == 0, conspicuous, 0.0),
         lambda _, place: (
             f"{table.structures[place]} is empty; {math.floor(100 * share[place])} % of the cases have one"
         ),

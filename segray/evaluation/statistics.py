@@ -45,6 +45,9 @@ ROW_COLUMNS = (
 DIGITS = 4
 """Decimals of the numbers in rows."""
 
+AMOUNTS, SIGNIFICANT = ("volume_ml", "surface_mm2"), 6
+"""Columns in which small numbers have so many significant digits: a vessel of a mouse is no empty structure."""
+
 
 @dataclass(frozen=True)
 class StructureStatistics:
@@ -93,7 +96,8 @@ class StructureStatistics:
     def as_rows(self, label_map: LabelMap) -> list[dict[str, Any]]:
         """The long table: a row a structure, absent ones too, in the order of the label map (``ROW_COLUMNS``).
 
-        Numbers have ``DIGITS`` decimals. What an absent structure has not is None, so that rows can go into JSON.
+        Numbers have ``DIGITS`` decimals, small volumes and surfaces more (:func:`rounded`). What an absent structure
+        has not is None, so that rows can go into JSON.
         """
         columns = (
             label_map.names,
@@ -111,6 +115,7 @@ class StructureStatistics:
         rows: list[dict[str, Any]] = []
         for values in zip(*columns, strict=True):
             row = dict(zip(ROW_COLUMNS, map(_plain, values), strict=True))
+            row |= {name: rounded(float(values[ROW_COLUMNS.index(name)])) for name in AMOUNTS}
             if row["voxels"] == 0:
                 row |= {name: None for name in ROW_COLUMNS if name.startswith("box_")}
             rows.append(row)
@@ -208,6 +213,11 @@ def _check(voxels: Volume, indices: Volume, channels: int, geometry: Geometry, *
     if not indices.size:
         raise CaseError(f"The image has no voxels: its shape is {voxels.shape} (z, y, x).")
     check_indices(indices, 1 << channels if overlapping else channels, "mask")
+
+
+def rounded(amount: float) -> float:
+    """A finite amount with ``DIGITS`` decimals, or where it is small with ``SIGNIFICANT`` significant digits."""
+    return round(amount, max(DIGITS, SIGNIFICANT - 1 - math.floor(math.log10(abs(amount))))) if amount else 0.0
 
 
 def _plain(value: Any) -> Any:

@@ -105,11 +105,7 @@ def _images(paths: list[str], source: CaseSource) -> list[Dataset]:
 def _segmentation(images: list[Dataset], planes: Volume, label_map: LabelMap, source: CaseSource) -> Dataset:
     from highdicom.seg import Segmentation
 
-    if label_map.overlapping:
-        bits = [(planes >> number) & 1 for number in range(len(label_map.names))]
-        pixels = np.stack(bits, axis=-1).astype(np.uint8)
-    else:
-        pixels = label_map.to_index(planes)
+    pixels = bits_apart(planes, len(label_map.names)) if label_map.overlapping else label_map.to_index(planes)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -133,6 +129,19 @@ def _segmentation(images: list[Dataset], planes: Volume, label_map: LabelMap, so
         raise CaseError(
             f"No DICOM SEG can be made for the series of {source.case_id} ({words}).", mend="Set predict.output=nifti."
         ) from error
+
+
+def bits_apart(fields: Volume, structures: int) -> Volume:
+    """Bit fields (z, y, x) as (z, y, x, structures) uint8 of 0 and 1, in memory a structure after the other.
+
+    Beside the result it takes the bits of one slice: those of a whole case in the type of the fields would be four
+    times the result.
+    """
+    apart = np.empty((structures, *fields.shape), np.uint8)
+    bits = np.arange(structures, dtype=fields.dtype)[:, None, None]
+    for number, plane in enumerate(fields):
+        np.copyto(apart[:, number], (plane >> bits) & 1, casting="unsafe")
+    return np.moveaxis(apart, 0, -1)
 
 
 def _descriptions(label_map: LabelMap) -> list[Any]:

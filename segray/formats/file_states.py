@@ -77,6 +77,21 @@ def unchanged(cases: Sequence[CaseSource], noted: Sequence[str], states: FileSta
         return list(pool.map(is_same, cases, noted))
 
 
+def unchanged_images(cases: Sequence[CaseSource], noted: Sequence[str], states: FileStates | None = None) -> list[bool]:
+    """:func:`unchanged` of the images alone; ``noted`` are fingerprints of :attr:`CaseSource.image_only`.
+
+    A fingerprint of image and labels together, as older ledgers have, says that the image is the same as well.
+    """
+    states = states or FileStates()
+    same = unchanged([case.image_only for case in cases], noted, states)
+    others = [at for at, case in enumerate(cases) if not same[at] and case.has_labels]
+    for at, is_same in zip(
+        others, unchanged([cases[n] for n in others], [noted[n] for n in others], states), strict=True
+    ):
+        same[at] = is_same
+    return same
+
+
 def _is_slow(sample: Sequence[CaseSource]) -> bool:
     begin = time.perf_counter()
     for case in sample:

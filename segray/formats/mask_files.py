@@ -43,6 +43,11 @@ def mask_ending(source: CaseSource, output: str = "auto") -> str:
     return DICOM if output == "dicom-seg" else NIFTI
 
 
+def mask_places(case_id: str) -> tuple[str, ...]:
+    """Where the mask file of a case may lie, from the prediction folder, whichever ending it has."""
+    return tuple(f"masks/{case_id}{ending}" for ending in (NIFTI, DICOM, PNG))
+
+
 def write_output(
     kind: str, folder: str, labels: Volume, geometry: Geometry, label_map: LabelMap, source: CaseSource
 ) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from segray.case import Geometry, LabelMap
@@ -21,6 +21,9 @@ SPLITS = {
     "test": "test",
 }
 """What people call a split to what segray calls it."""
+
+DETAILS_OF_LABELS = ("structures", "mask_colours", "coco_image")
+"""Those keys of :attr:`CaseSource.details` that only readers of labels look at."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,12 @@ class CaseSource:
         An empty mask says that a structure is not there. No mask says nothing.
         """
         return [name for name in structures if name not in self.masks] if self.masks else []
+
+    @property
+    def image_only(self) -> CaseSource:
+        """The case without its labels: a prediction reads only this, so that other labels are no other case."""
+        kept = {name: value for name, value in self.details.items() if name not in DETAILS_OF_LABELS}
+        return replace(self, masks={}, labels=None, dropped=(), details=kept)
 
     @property
     def files(self) -> tuple[str, ...]:

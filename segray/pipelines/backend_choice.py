@@ -94,6 +94,18 @@ def choose_by_case(
     return {"choice": choice.to_json()}
 
 
+def unlike_choice(settings: PredictConfig, kept: str) -> list[str]:
+    """The settings that ask, not by ``auto``, for something else than the choice that a folder keeps, as JSON.
+
+    A choice of precision ``auto`` is one of its own: what it means depends on the device.
+    """
+    if not kept:
+        return []
+    choice = BackendChoice.from_json(kept)
+    asked = {"backend": (settings.backend, choice.name), "precision": (settings.precision, choice.precision)}
+    return [name for name, (wanted, there) in asked.items() if wanted not in ("auto", there)]
+
+
 def kept_choice(facts: dict[str, Any]) -> str:
     """The choice that ``prediction.json`` holds, as JSON; empty where there is none."""
     found = facts.get("backend")

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
+
+import numpy as np
 
 from segray import formats, storage
 from segray.case import Geometry, LabelMap, Volume
+from segray.config import FurtherKind
 from segray.errors import CaseError, UsageError
 from segray.evaluation.statistics import StructureStatistics
-from segray.formats.probability_files import write_probabilities
+from segray.formats.probability_files import Stored, write_probabilities
 from segray.formats.source import CaseSource
 from segray.formats.structure_files import structure_files
 from segray.report.preview import preview
 from segray.report.slice_overlays import write_overlay_slices
 
-OF_DICOM = ("dicom-seg", "rtstruct")
-"""Files that refer to the series that a case was read from."""
+FURTHER: tuple[FurtherKind, ...] = get_args(FurtherKind)
+"""All that ``predict.further`` may ask for."""
+
+READ_FROM = {"dicom-seg": "dicom", "rtstruct": "dicom", "png": "picture"}
+"""Files that not every case can have, and the kind of the images that have them: some refer to a DICOM series."""
+
+NEEDED = {"dicom": ("DICOM series", "refers to a DICOM series"), "picture": ("picture", "is of pictures")}
+"""What such images are called, and what a file has to do with them."""
 
 PREVIEWS = "previews"
 """The folder of the previews, below a prediction folder."""
@@ -25,7 +34,7 @@ PREVIEWS = "previews"
 
 @dataclass(frozen=True)
 class Crop:
-    """Probabilities of a case: (structures, z, y, x) uint8, and the (z, y, x) of its first voxel."""
+    """Probabilities of a case: (structures, z, y, x) uint8 or uint16, and the (z, y, x) of its first voxel."""
 
     values: Volume
     offset: tuple[int, int, int]
@@ -55,8 +64,8 @@ class PredictedCase:
 
 
 def can_have(kind: str, source: CaseSource) -> bool:
-    """Whether a case can have such a file."""
-    return kind not in OF_DICOM or source.kind == "dicom"
+    """Whether a case can have such a file, as far as that is known before it is predicted."""
+    return kind not in READ_FROM or source.kind == READ_FROM[kind]
 
 
 def check_further(kinds: Sequence[str], cases: Sequence[CaseSource], label_map: LabelMap) -> None:
@@ -66,9 +75,23 @@ def check_further(kinds: Sequence[str], cases: Sequence[CaseSource], label_map: 
     for kind in kinds:
         if cases and not any(can_have(kind, case) for case in cases):
             raise UsageError(
-                f"predict.further asks for {kind}, which refers to a DICOM series, and none of the cases is one.",
+                f"predict.further asks for {kind}, which {NEEDED[READ_FROM[kind]][1]}, and none of the cases is one.",
                 mend=f"Leave {kind} out.",
             )
+
+
+def check_output(output: str, cases: Sequence[CaseSource]) -> None:
+    """Raise UsageError where masks are asked for in a format that none of the cases can have."""
+    if cases and not any(can_have(output, case) for case in cases):
+        raise UsageError(
+            f"predict.output={output} {NEEDED[READ_FROM[output]][1]}, and none of the cases is one.",
+            mend="Set predict.output=auto.",
+        )
+
+
+def why_no_output(output: str, source: CaseSource) -> str:
+    """The reason for which a case among others has no mask in such a format, known before it is read."""
+    return str(CaseError(why_not(output, source), mend="Set predict.output=auto."))
 
 
 def further_place(kind: str, case_id: str) -> str:
@@ -79,11 +102,16 @@ def further_place(kind: str, case_id: str) -> str:
     return f"{kind}/{case_id}{ending[kind] if kind in ending else formats.OUTPUTS[kind].ending}"
 
 
+def why_not(kind: str, source: CaseSource) -> str:
+    """Why :func:`can_have` says no, a sentence."""
+    return f"{source.case_id} is no {NEEDED[READ_FROM[kind]][0]}, which {kind} needs."
+
+
 def write_further(kind: str, folder: str, case: PredictedCase) -> None:
     """Write one kind of ``predict.further`` of a case into ``<folder>/<kind>``.
 
     Raises:
-        CaseError: the case cannot have it.
+        CaseError: the case cannot have it, or there is nothing to be written.
         SegrayError: it cannot be written.
     """
     names, overlapping = case.label_map.names, case.label_map.overlapping
@@ -91,7 +119,7 @@ def write_further(kind: str, folder: str, case: PredictedCase) -> None:
     if kind == "preview":
         storage.write_bytes(path, draw_preview(case), durable=False)
     elif kind == "overlays":
-        write_overlay_slices(
+        drawn = write_overlay_slices(
             path,
             case.voxels,
             case.indices,
@@ -99,10 +127,14 @@ def write_further(kind: str, folder: str, case: PredictedCase) -> None:
             spacing=case.geometry.spacing,
             overlapping=overlapping,
         )
+        if not drawn:
+            raise CaseError("Nothing was found of which there could be outlines.")
     elif kind == "probabilities":
         if case.crop is None:
             raise CaseError("The probabilities of the case are not there.")
-        write_probabilities(path, case.crop.values, case.crop.offset, case.geometry, names)
+        crop = case.crop
+        stored: Stored = "uint8" if crop.values.dtype == np.uint8 else "uint16"
+        write_probabilities(path, crop.values, crop.offset, case.geometry, names, stored=stored)
     else:
         labels = case.label_map.to_value(case.indices)
         formats.OUTPUTS[kind].write(path, labels, case.geometry, case.label_map, case.source)

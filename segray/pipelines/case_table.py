@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 from segray import ledger_parts, storage
 from segray.errors import SegrayError
 from segray.evaluation.tables import column_names, csv_text
-from segray.ledger_parts import FINISHED, MEBIBYTES, SECONDS, Row
+from segray.ledger_parts import ABSENT, FINISHED, MEBIBYTES, SECONDS, Row
 
 TABLE = "cases"
-NOT_SHOWN = ("further", "fingerprint", "source", "bundle_id", "run", "structures", FINISHED)
+NOT_SHOWN = ("further", "fingerprint", "source", "bundle_id", "run", "structures", ABSENT, FINISHED)
 """What a second run, the report and other tables need, and no table of cases shows."""
 
 FIRST = ("case_id", "status", "reason", "image", "mask", "notes")

@@ -16,6 +16,7 @@ from ray.tune import Trainable
 
 from segray.case import LabelMap, Volume
 from segray.config import Config, load_config
+from segray.engine.placed_case import CaseStatistics
 from segray.engine.predictor import Predictor
 from segray.errors import SegrayError, UsageError
 from segray.evaluation.counting import Counts, count_overlapping, count_pair
@@ -27,7 +28,7 @@ from segray.pipelines.trial import failure_of, keep_memory
 from segray.shards.cache import ShardCache, shard_cache
 from segray.shards.index import SliceIndex, load_index
 from segray.shards.manifest import Manifest, load_manifest
-from segray.shards.reader import case_spacing, read_case_volume
+from segray.shards.reader import case_spacing, case_statistics, read_case_volume
 from segray.shards.tally import counting
 
 KEPT_BYTES = 2 * 2**30
@@ -36,12 +37,16 @@ KEPT_BYTES = 2 * 2**30
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A validation case on the grid of the shards: voxels, true indices (z, H, W), spacing (z, y, x) in mm."""
+    """A validation case on the grid of the shards: voxels, true indices (z, H, W), spacing (z, y, x) in mm.
+
+    ``statistics`` are of its voxels before the grid, which on it have a margin or were cut.
+    """
 
     case_id: str
     voxels: Volume
     truth: Volume
     spacing: tuple[float, float, float]
+    statistics: CaseStatistics
 
 
 class HeldOutCases:
@@ -69,7 +74,9 @@ class HeldOutCases:
     def _read(self, case_id: str) -> HeldOut:
         with counting() as tally:
             voxels, truth = read_case_volume(self._folder, self._index, case_id, cache=self._cache)
-            one = HeldOut(case_id, voxels, truth, case_spacing(self._folder, self._index, case_id, self._cache))
+            spacing = case_spacing(self._folder, self._index, case_id, self._cache)
+            statistics = case_statistics(self._folder, self._index, case_id, self._cache)
+            one = HeldOut(case_id, voxels, truth, spacing, statistics)
         self.notes += tally.notes
         size = voxels.nbytes + truth.nbytes
         if self._bytes + size <= KEPT_BYTES:
@@ -144,7 +151,7 @@ class InferenceActor(Trainable):  # type: ignore[misc]
         begin, slices = time.monotonic(), 0
         scores = []
         for one in self._cases:
-            found = predictor.predict(one.voxels, one.spacing)
+            found = predictor.predict(one.voxels, one.spacing, statistics=one.statistics)
             scores.append(dice_of(one.truth, found, self._cases.manifest.label_map))
             slices += len(found)
         seconds = time.monotonic() - begin

@@ -123,9 +123,9 @@ class Ledger:
         """What is remembered of a case, or None."""
         return self._entries.get(case_id)
 
-    def add(self, line: str) -> Row:
-        """Append a row, given as a line of JSON, and return it."""
-        row: Row = json.loads(line)
+    def add(self, line: str | Row) -> Row:
+        """Append a row, which may be given as a line of JSON, and return it with what the ledger adds."""
+        row: Row = json.loads(line) if isinstance(line, str) else dict(line)
         with self._lock:
             if not self._run:
                 self._run = ledger_parts.new_run(self._folder)

@@ -74,4 +74,4 @@ def _whole_way(source: str, told: LoneCase) -> str:
 
 def _row_of(source: CaseSource, reason: str) -> str:
     row = {"case_id": source.case_id, "status": "failed", "reason": reason, "image": source.image}
-    return to_line(row | {"source": source.to_json(), "fingerprint": source.fingerprint()})
+    return to_line(row | {"source": source.to_json(), "fingerprint": source.image_only.fingerprint()})

@@ -22,30 +22,29 @@ from segray.formats.source import CaseSource
 from segray.nets.bundle import Bundle
 from segray.outage import patient
 from segray.pipelines.admission import memory_ceiling, memory_classes
-from segray.pipelines.backend_choice import choose_backend, kept_choice
+from segray.pipelines.backend_choice import choose_backend, kept_choice, unlike_choice
 from segray.pipelines.case_batches import SOURCES, EachRow, grouped, sources_of
-from segray.pipelines.case_outputs import check_further
+from segray.pipelines.case_outputs import can_have, check_further, check_output, why_no_output
 from segray.pipelines.case_watch import CaseWatch, Watcher
 from segray.pipelines.claims import Claim
 from segray.pipelines.cluster_doctor import preflight_notes
+from segray.pipelines.earlier_files import EarlierFiles
 from segray.pipelines.ensemble import Ensemble, load_ensemble
 from segray.pipelines.headers import Planned, read_headers
 from segray.pipelines.ledger import Ledger, to_line
 from segray.pipelines.lone_cases import TRIES, LoneCase, allow_losses, predict_lost
 from segray.pipelines.pace import paced_context
+from segray.pipelines.predict_memory import PredictorMemory, bytes_needed
 from segray.pipelines.predict_stages import RESULT_SCHEMA, PredictStage, WriteStage, read_stage
 from segray.pipelines.predict_todo import find_todo
 from segray.pipelines.review_list import write_review_list
-from segray.pipelines.runtime import MIB, READ_TASK_CPUS, WorkerShape, nodes, ray_session, worker_shape
+from segray.pipelines.runtime import READ_TASK_CPUS, WorkerShape, nodes, ray_session, worker_shape
 from segray.report.review_page import REVIEW_PAGE
 
 Say = Callable[[str], None]
 """Called with a sentence that the user should read before the work begins."""
 
 PREDICTION = "prediction.json"
-
-RESIDENT = 512 * MIB
-"""A Predictor without its slab: torch and a net of some dozen million parameters."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,9 @@ def predict(
     for members in dict.fromkeys(ensemble.members(case.case_id) for case in cases):
         check_settings(ensemble.at(members), config.predict)
     check_further(config.predict.further, cases, ensemble.first.label_map)
+    check_output(config.predict.output, cases)
     with Claim(folder, "predict") as claim, CaseWatch(folder, "predict", watcher, say) as watch:
-        _declare(folder, ensemble, config)
+        _declare(folder, ensemble, config, cases)
         with Ledger(folder, run=claim.run, bundle_id=ensemble.identity) as ledger:
             claim.beat = ledger.tick
             beside = _note_problems(problems, {case.case_id for case in cases}, ledger, watch)
@@ -113,7 +113,8 @@ def predict(
                 watch.say(note)
             with patient(), ray_session(config.ray) if todo.cases else nullcontext():
                 new = _work(todo.cases, ensemble, folder, config, ledger, claim, watch)
-                for note in write_review_list(folder, config) if ledger.write_tables() else ():
+                ledger.write_tables()
+                for note in write_review_list(folder, config):
                     watch.say(note)
                 if todo.cases:
                     watch.note(f"{new} masks are new")
@@ -149,8 +150,11 @@ def _work(
 ) -> int:
     """Predict the cases, a row each; returns the number of masks."""
     new = 0
+    earlier = EarlierFiles(folder, replaced=config.predict.overwrite)
     for count, line in enumerate(_run(cases, ensemble, folder, config, watch) if cases else (), start=1):
-        row = ledger.add(line)
+        found = json.loads(line)
+        # What is stale goes before the row is there: a run that is killed in between does the case again.
+        row = ledger.add(earlier.settle(found, ledger.entry(found["case_id"])))
         new += row["status"] == "ok"
         claim.check()
         watch(row, count, len(cases))
@@ -179,13 +183,13 @@ def _cases(source: str, config: Config, ensemble: Ensemble) -> tuple[list[CaseSo
     return cases, problems
 
 
-def _declare(folder: str, ensemble: Ensemble, config: Config) -> None:
+def _declare(folder: str, ensemble: Ensemble, config: Config, cases: Sequence[CaseSource]) -> None:
     """Note whose masks the folder holds; those of another bundle, or of other settings, are never mixed in."""
     path = storage.join(folder, PREDICTION)
     before: dict[str, Any] = {}
     if storage.exists(path):
         before = json.loads(storage.read_text(path))
-        other = _other_masks(before, ensemble, config.predict)
+        other = _other_masks(before, ensemble, config.predict, cases)
         if other and not config.predict.overwrite:
             raise UsageError(f"{folder} holds masks {other}.", mend="Name another folder, or give --overwrite.")
         if other:
@@ -198,19 +202,29 @@ def _declare(folder: str, ensemble: Ensemble, config: Config) -> None:
         "split": ensemble.split,
         "segray": __version__,
         "predict": config.predict.model_dump(mode="json"),
-        "backend": before.get("backend"),
+        # Who overwrites asks anew who computes.
+        "backend": None if config.predict.overwrite else before.get("backend"),
     }
     storage.write_text(path, json.dumps(facts, indent=1))
     storage.write_text(storage.join(folder, "label_map.json"), ensemble.first.label_map.to_json())
 
 
-def _other_masks(facts: dict[str, Any], ensemble: Ensemble, settings: PredictConfig) -> str:
+def _other_masks(
+    facts: dict[str, Any], ensemble: Ensemble, settings: PredictConfig, cases: Sequence[CaseSource]
+) -> str:
     """What sets the masks of a folder apart from those that would be made now; empty: nothing."""
     if facts.get("bundle_id") != ensemble.identity:
         return f"of another bundle ({facts.get('bundle_id')})"
     # Folders from before a setting was there have its default.
     before = PredictConfig().of_masks | facts.get("predict", {})
     changed = [f"predict.{name}" for name, value in settings.of_masks.items() if before[name] != value]
+    outputs = (str(before.get("output", "auto")), settings.output)
+    if any(len({formats.mask_ending(case, output) for output in outputs}) > 1 for case in cases):
+        changed.append("predict.output")
+    kept = "probabilities" in settings.further and "probabilities" in before.get("further", ())
+    if kept and before.get("probabilities", "uint8") != settings.probabilities:
+        changed.append("predict.probabilities")
+    changed += [f"predict.{name}" for name in unlike_choice(settings, kept_choice(facts))]
     return f"made with another {', '.join(changed)}" if changed else ""
 
 
@@ -218,11 +232,13 @@ def _run(cases: list[CaseSource], ensemble: Ensemble, folder: str, config: Confi
     """Ledger lines of all cases, as they finish."""
     for sentence in preflight_notes(config, folder):
         watch.say(sentence)
-    planned, broken = read_headers(cases)
+    output = config.predict.output
+    planned, broken = read_headers([case for case in cases if can_have(output, case)])
+    broken += [(case, why_no_output(output, case)) for case in cases if not can_have(output, case)]
     watch.expect(planned)
     for source, reason in broken:
         row = {"case_id": source.case_id, "status": "failed", "reason": reason, "image": source.image}
-        yield to_line(row | {"source": source.to_json(), "fingerprint": source.fingerprint()})
+        yield to_line(row | {"source": source.to_json(), "fingerprint": source.image_only.fingerprint()})
     settings = config.predict
     count = settings.predictors or _predictors(settings.gpu)
     shape = worker_shape(count, settings.cpus_per_predictor, settings.gpu)
@@ -231,10 +247,11 @@ def _run(cases: list[CaseSource], ensemble: Ensemble, folder: str, config: Confi
     of_members: dict[tuple[str, ...], list[Planned]] = {}
     for case in planned:
         of_members.setdefault(ensemble.members(case.source.case_id), []).append(case)
-    resident = _resident(settings, count)
+    on_a_node = -(-count // len(nodes()))
+    memory = PredictorMemory(settings, len(ensemble.first.label_map.names), memory_ceiling() // on_a_node)
     for members, theirs in of_members.items():
-        for declared, group in memory_classes(theirs, bytes_needed, beside=resident * _on_a_node(count)):
-            pool = _Pool(min(count, len(group)), shape, resident)
+        for declared, group in memory_classes(theirs, bytes_needed, beside=memory.declared(theirs) * on_a_node):
+            pool = _Pool(min(count, len(group)), shape, memory.declared(group))
             stage = (members, settings, shape.threads, backend.to_json())
             left = {case.source.case_id: case for case in group}
             for case_id, line in _run_class(group, declared, pool, stage, write):
@@ -242,7 +259,7 @@ def _run(cases: list[CaseSource], ensemble: Ensemble, folder: str, config: Confi
                 yield line
             if left:
                 watch.say(f"Cases that lost their worker again and again, each tried once more by itself: {len(left)}.")
-                yield from predict_lost(list(left.values()), LoneCase(stage, write), shape, declared + resident)
+                yield from predict_lost(list(left.values()), LoneCase(stage, write), shape, declared + pool.memory)
 
 
 def _backend(
@@ -266,25 +283,11 @@ def _predictors(gpu: str) -> int:
 
 @dataclass(frozen=True)
 class _Pool:
-    """Predictor actors: how many, what each takes, and the bytes that each holds from case to case."""
+    """Predictor actors: how many, what each takes, and the bytes that each holds with a case of its class."""
 
     actors: int
     shape: WorkerShape
     memory: int
-
-
-def _on_a_node(predictors: int) -> int:
-    return -(-predictors // len(nodes()))
-
-
-def _resident(settings: PredictConfig, predictors: int) -> int:
-    """Bytes that a Predictor declares: its nets, a slab and torch itself; all of a node at most a quarter of it."""
-    return min(2 * settings.slab_mib * MIB + RESIDENT, memory_ceiling() // (4 * _on_a_node(predictors)))
-
-
-def bytes_needed(case: Planned) -> int:
-    """Memory of one stage for a case: the file and its voxels while they are read, or voxels and labels."""
-    return case.voxel_bytes * 3 + 256 * MIB
 
 
 def _run_class(

@@ -21,13 +21,21 @@ from segray.engine.backends import BackendChoice
 from segray.engine.confidence import Confidence
 from segray.engine.predictor import STAGES, Predictor
 from segray.errors import CaseError
-from segray.evaluation.statistics import structure_statistics
+from segray.evaluation.statistics import rounded, structure_statistics
 from segray.formats.probability_files import ProbabilityCrop
 from segray.formats.source import CaseSource
+from segray.ledger_parts import ABSENT
 from segray.nets.bundle import load_bundle
 from segray.outage import be_patient
 from segray.pipelines.case_batches import rows_of
-from segray.pipelines.case_outputs import Crop, PredictedCase, can_have, preview_path, structure_columns, write_further
+from segray.pipelines.case_outputs import (
+    Crop,
+    PredictedCase,
+    can_have,
+    structure_columns,
+    why_not,
+    write_further,
+)
 from segray.pipelines.failures import reason_for
 from segray.pipelines.ledger import to_line
 from segray.pipelines.peak_memory import forget_peak, peak_mib
@@ -102,7 +110,7 @@ def read_stage(table: pa.Table) -> pa.Table:
     forget_peak()
     try:
         # Before it is read: a file that changes meanwhile is another one for the next run.
-        row["fingerprint"] = source.fingerprint()
+        row["fingerprint"] = source.image_only.fingerprint()
         case = formats.read_image(source)
         voxels = np.ascontiguousarray(case.voxels)
         row |= {
@@ -128,8 +136,13 @@ class PredictStage:
         choice = BackendChoice.from_json(backend) if backend else None
         loaded = [load_bundle(bundle) for bundle in bundles]
         self._predictor = Predictor(loaded, config, threads=threads, backend=choice)
+        if self._predictor.device.type == "cuda":
+            # While the first cases are read; a CPU would only compute a slice more. What fails here is the reason of a
+            # case later, not the end of all.
+            with suppress(Exception):
+                self._predictor.warm_up()
         self._label_map = loaded[0].label_map
-        self._crops = "probabilities" in config.further
+        self._crops, self._stored = "probabilities" in config.further, config.probabilities
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Predict the cases of a table; rows with a reason pass through."""
@@ -161,7 +174,7 @@ class PredictStage:
 
     def _alone(self, table: pa.Table) -> Row:
         geometry = _grid(table)
-        crop = ProbabilityCrop(self._label_map.names, geometry.size) if self._crops else None
+        crop = ProbabilityCrop(self._label_map.names, geometry.size, stored=self._stored) if self._crops else None
         begin = time.perf_counter()
         try:
             sink = None if crop is None else partial(_keep, crop, len(self._label_map.names))
@@ -175,7 +188,8 @@ class PredictStage:
         row = self._row(labels, self._predictor.last_confidence, time.perf_counter() - begin)
         if crop is not None:
             values, offset = crop.join()
-            row |= {"probabilities": values, "crop": json.dumps({"shape": values.shape, "offset": offset})}
+            crop_facts = {"shape": values.shape, "offset": offset, "dtype": values.dtype.str}
+            row |= {"probabilities": values, "crop": json.dumps(crop_facts)}
         return row
 
     def _row(self, labels: Volume, confidence: Confidence | None, seconds: float, share: float = 1.0) -> Row:
@@ -257,7 +271,7 @@ class WriteStage:
         if values["crop"] is not None:
             box = json.loads(values["crop"])
             z, y, x = box["offset"]
-            crop = Crop(volume_of(table, "probabilities", "|u1", tuple(box["shape"])), (z, y, x))
+            crop = Crop(volume_of(table, "probabilities", box["dtype"], tuple(box["shape"])), (z, y, x))
         return PredictedCase(source, geometry, label_map, voxels, indices, statistics, crop)
 
     def _write(self, case: PredictedCase, values: Row) -> Row:
@@ -265,20 +279,27 @@ class WriteStage:
         label_map = case.label_map
         labels = label_map.to_value(case.indices)
         formats.write_mask(storage.join(self.folder, mask), labels, case.geometry, label_map, case.source)
+        absent = self._write_further(case)
         notes = [values["notes"]] if values["notes"] else []
+        notes += [f"No {kind}: {reason}" for kind, reason in absent.items()]
+        row: Row = {"mask": mask, "notes": " ".join(notes), "further": ",".join(self.further)}
+        if absent:
+            row[ABSENT] = ",".join(absent)
+        for name, value in case.statistics.as_row(label_map).items():
+            digits = rounded if name.startswith("volume_ml") else partial(round, ndigits=4)
+            row[name] = digits(value) if value == value else None
+        confidence = json.loads(values["confidence"]) if values["confidence"] else []
+        return row | {STRUCTURES: structure_columns(case, confidence)}
+
+    def _write_further(self, case: PredictedCase) -> dict[str, str]:
+        """Write what is asked for beside the mask; the kinds that this case has not, each with the reason."""
+        absent = {}
         for kind in self.further:
-            if not can_have(kind, case.source):
-                notes.append(f"No {kind}: the case is no DICOM series.")
-                continue
             try:
+                if not can_have(kind, case.source):
+                    raise CaseError(why_not(kind, case.source))
                 write_further(kind, self.folder, case)
             except CaseError as error:
                 # The mask is there and right; what this case cannot have besides is no failure.
-                notes.append(f"No {kind}: {error}")
-        if "preview" not in self.further:
-            storage.delete(preview_path(self.folder, case.source.case_id))  # that of an older mask
-        row: Row = {"mask": mask, "notes": " ".join(notes), "further": ",".join(self.further)}
-        for name, value in case.statistics.as_row(label_map).items():
-            row[name] = round(value, 4) if value == value else None
-        confidence = json.loads(values["confidence"]) if values["confidence"] else []
-        return row | {STRUCTURES: structure_columns(case, confidence)}
+                absent[kind] = str(error)
+        return absent

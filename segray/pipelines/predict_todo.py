@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from segray import storage
 from segray.config import PredictConfig
-from segray.formats.file_states import unchanged
+from segray.formats.file_states import unchanged_images
 from segray.formats.source import CaseSource
 from segray.pipelines.ledger import Entry, Ledger
 
@@ -60,7 +60,7 @@ def find_todo(cases: Sequence[CaseSource], ledger: Ledger, folder: str, settings
 def _changed(known: Sequence[tuple[CaseSource, Entry]]) -> list[str]:
     """The ids of cases whose files are others than those that were read; a failed one may not tell which it read."""
     told = [(case, entry) for case, entry in known if entry.fingerprint or entry.done]
-    same = unchanged([case for case, _ in told], [entry.fingerprint for _, entry in told])
+    same = unchanged_images([case for case, _ in told], [entry.fingerprint for _, entry in told])
     return [case.case_id for (case, _), is_same in zip(told, same, strict=True) if not is_same]
 
 

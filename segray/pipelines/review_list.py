@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pyarrow as pa
@@ -9,21 +10,30 @@ import pyarrow as pa
 from segray import formats, ledger_parts, storage
 from segray.case import LabelMap, channel_volumes
 from segray.config import Config
-from segray.errors import CaseError
+from segray.errors import CaseError, SegrayError
 from segray.evaluation.statistics import structure_statistics
 from segray.formats.source import CaseSource
 from segray.pipelines.case_outputs import PREVIEWS, PredictedCase, draw_preview, preview_path
 from segray.pipelines.case_tasks import run_tasks
 from segray.pipelines.runtime import MIB, ray_session
-from segray.pipelines.structure_table import write_review, write_structure_table
-from segray.report.review_page import write_review_page
+from segray.pipelines.structure_table import STRUCTURE_FILES, write_review, write_structure_table
+from segray.report.folders import read_json
+from segray.report.review_page import REVIEW_PAGE, write_review_page
 
 PREVIEW_BYTES = 1024 * MIB
 """Memory that the task of a preview declares."""
 
 
+MADE = f"{ledger_parts.LEDGER}/review.json"
+"""Says last of all of which rows, and for how many cases, the tables and the page were made."""
+
+REVIEW_FILES = ("review.csv", "review.parquet", REVIEW_PAGE)
+
+
 def write_review_list(folder: str, config: Config) -> list[str]:
     """Write the structure table, ``review.csv`` with all cases, and ``review.html`` with the first of them.
+
+    Nothing is written where all of it is there and of the present rows. Where no list is wanted, an older one goes.
 
     Returns:
         A sentence for each case that is listed without a preview, and why.
@@ -31,9 +41,36 @@ def write_review_list(folder: str, config: Config) -> list[str]:
     Raises:
         SegrayError: the folder cannot be written.
     """
-    structures: pa.Table = write_structure_table(folder)
-    if not config.predict.review:
+    most = config.predict.review
+    made = {"ledger": ledger_parts.state(ledger_parts.ledger_files(folder)), "cases": most}
+    if _is_made(folder, made):
         return []
+    structures: pa.Table = write_structure_table(folder)
+    notes = _write_review(folder, config, structures) if most else _remove_review(folder)
+    files = [*(STRUCTURE_FILES if structures.num_rows else ()), *(REVIEW_FILES if most else ())]
+    storage.write_text(storage.join(folder, MADE), json.dumps(made | {"files": files}))
+    return notes
+
+
+def _is_made(folder: str, wanted: dict[str, Any]) -> bool:
+    """Whether all files are there and of the rows that are wanted; a list that nobody asks for does no harm."""
+    try:
+        found = read_json(storage.join(folder, MADE))
+    except SegrayError:
+        return False  # what a crash left of the file says nothing
+    if found.get("ledger") != wanted["ledger"] or wanted["cases"] not in (0, found["cases"]):
+        return False
+    return set(found["files"]) <= set(storage.names(folder))
+
+
+def _remove_review(folder: str) -> list[str]:
+    for name in REVIEW_FILES:
+        storage.delete(storage.join(folder, name))
+    return []
+
+
+def _write_review(folder: str, config: Config, structures: pa.Table) -> list[str]:
+    """The list, its page and the previews on it; a sentence for each preview that cannot be drawn."""
     ranked = write_review(folder, structures)
     top = [str(row["case_id"]) for row in ranked[: config.predict.review] if row["status"] == "ok"]
     there = set(storage.names(storage.join(folder, PREVIEWS), ".png"))

@@ -13,15 +13,17 @@ from segray.case import Geometry, LabelMap
 from segray.config import Config
 from segray.errors import SegrayError, UsageError
 from segray.evaluation.counting import count_case
-from segray.formats.file_states import FileStates, unchanged
+from segray.formats.file_states import FileStates, unchanged_images
 from segray.formats.source import CaseSource
+from segray.pipelines.admission import memory_at_most
 from segray.pipelines.case_outputs import can_have, further_place
 from segray.pipelines.case_tasks import run_tasks
 from segray.pipelines.claims import Claim
 from segray.pipelines.failures import reason_for
 from segray.pipelines.ledger import Ledger
 from segray.pipelines.predict_todo import Listed, counted
-from segray.pipelines.runtime import ray_session
+from segray.pipelines.runtime import MIB, ray_session
+from segray.report.folders import read_json
 
 MASKS = "masks"
 VOLUME = "volume_ml_"
@@ -34,7 +36,7 @@ SAME_ML, SAME_SHARE = 1e-3, 1e-5
 """Volume in ml, and share of it, by which mask and row may differ: rows are rounded to a tenth of a thousandth."""
 
 Item = dict[str, Any]
-"""A mask to check: case_id, its path, the JSON of the source, whether that is unchanged, and the volumes of the row."""
+"""A mask to check: case_id, its path, JSON of the source, whether that is unchanged, volumes and voxels of the row."""
 
 Checked = Iterator[tuple[Item, str, str]]
 """(item, what is wrong with its mask, why that could not be seen), both empty for a mask that is whole."""
@@ -175,7 +177,7 @@ def verify(
                 storage.delete(storage.join(folder, path))
             found.rename("orphan", "deleted")
         if source is not None:
-            _compare_source(source, config or Config(), ledger, found)
+            _compare_source(source, config or Config(), folder, ledger, found)
         ledger.write_tables()
     return VerifySummary(folder, len(ledger.entries), found.whole, found.sorted(), _sentences(found, ledger))
 
@@ -222,12 +224,11 @@ def _items(folder: str, found: _Found) -> Iterator[Item]:
     for rows in ledger_parts.last_rows(folder, ledger_parts.ledger_files(folder)):
         done = [row for row in rows if row.get("status") == "ok" and row.get("source")]
         sources = [CaseSource.from_json(row["source"]) for row in done]
-        same = unchanged(sources, [str(row.get("fingerprint") or "") for row in done], states)
+        same = unchanged_images(sources, [str(row.get("fingerprint") or "") for row in done], states)
         for row, source, is_same in zip(done, sources, same, strict=True):
             if not is_same:
-                found.add("changed" if all(map(storage.exists, source.files)) else "gone", [source.case_id])
-            further = [kind for kind in str(row.get("further") or "").split(",") if kind and can_have(kind, source)]
-            if any(further_place(kind, source.case_id) not in there for kind in further):
+                found.add("changed" if all(map(storage.exists, source.image_only.files)) else "gone", [source.case_id])
+            if any(further_place(kind, source.case_id) not in there for kind in _written(row, source)):
                 found.add("lacking", [source.case_id])
             if source.case_id not in skipped:
                 yield {
@@ -236,7 +237,21 @@ def _items(folder: str, found: _Found) -> Iterator[Item]:
                     "source": row["source"],
                     "same": is_same,
                     "volumes": {name: value for name, value in row.items() if name.startswith(VOLUME)},
+                    "voxels": _voxels(row),
+                    "bytes": round(row.get("peak_mib_write") or 0) * MIB,
                 }
+
+
+def _written(row: ledger_parts.Row, source: CaseSource) -> list[str]:
+    """The kinds of further files that were written of a case: what it cannot have is not lost."""
+    asked, absent = (str(row.get(name) or "").split(",") for name in ("further", ledger_parts.ABSENT))
+    return [kind for kind in asked if kind and kind not in absent and can_have(kind, source)]
+
+
+def _voxels(row: ledger_parts.Row) -> dict[str, int]:
+    """Structure to the number of its voxels; {} of rows from before these were there."""
+    columns = row.get("structures") or {}
+    return dict(zip(columns.get("structure", ()), columns.get("voxels", ()), strict=False))
 
 
 def check_mask(item: Item, label_map: str) -> tuple[str, str]:
@@ -272,7 +287,9 @@ def _difference(item: Item, geometry: Geometry | None, label_map: LabelMap) -> s
     if labels.shape != geometry.size:
         return f"The mask has {labels.shape} voxels and its image {geometry.size} (z, y, x)."
     voxels = count_case(indices, indices, label_map).structures().truth
-    for name, volume in zip(label_map.names, (voxels * own.voxel_ml).tolist(), strict=True):
+    for name, count, volume in zip(label_map.names, voxels.tolist(), (voxels * own.voxel_ml).tolist(), strict=True):
+        if item["voxels"].get(name, count) != count:
+            return f"The mask has {count:.0f} voxels of {name}, and its row says {item['voxels'][name]}."
         noted = item["volumes"].get(f"{VOLUME}{name}")
         if noted is not None and abs(noted - volume) > SAME_ML + SAME_SHARE * volume:
             return f"The mask has {volume:.4f} ml of {name}, and its row says {noted:.4f} ml."
@@ -287,13 +304,24 @@ def in_this_process(items: Iterable[Item], label_map: str) -> Checked:
 
 def on_ray(items: Iterable[Item], label_map: str) -> Checked:
     """The masks as Ray tasks, in a running Ray; one that kills its worker could not be checked."""
-    for done in run_tasks(check_mask, items, (label_map,), argument=lambda item: item):
+    # To write a case took its voxels, its labels and their statistics: to read the labels takes no more.
+    tasks = run_tasks(
+        check_mask, items, (label_map,), argument=lambda item: item, memory=lambda item: memory_at_most(item["bytes"])
+    )
+    for done in tasks:
         yield done.item, *(done.result or ("", done.reason))
 
 
-def _compare_source(source: str, config: Config, ledger: Ledger, found: _Found) -> None:
-    cases = formats.discover(source, config.ingest, labelled=False).cases
-    found.add("absent", (case.case_id for case in cases if case.case_id not in ledger.entries))
+def _compare_source(source: str, config: Config, folder: str, ledger: Ledger, found: _Found) -> None:
+    cases = {case.case_id for case in formats.discover(source, config.ingest, labelled=False).cases}
+    found.add("absent", (cases & _asked(folder, config, cases)) - ledger.entries.keys())
+
+
+def _asked(folder: str, config: Config, cases: set[str]) -> set[str]:
+    """Those cases that the folder is to hold: of the split that is asked for, or that its last run asked for."""
+    facts = read_json(storage.join(folder, "prediction.json"))
+    split = config.predict.split if config.predict.split != "all" else facts.get("predict", {}).get("split", "all")
+    return cases if split == "all" else set(facts.get("split", {}).get(split, ()))
 
 
 def _sentences(found: _Found, ledger: Ledger) -> list[str]:

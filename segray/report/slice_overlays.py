@@ -7,6 +7,7 @@ has its colour exactly.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -78,18 +79,24 @@ def write_overlay_slices(
 ) -> list[str]:
     """Write ``0001.png``, ... of :func:`overlay_slices` and ``names.png`` into ``folder``; returns their names.
 
-    Does not wait for the disk after every file: a hundred waits take longer than the pictures.
+    The folder takes the place of an older one, whole on a disk; where there is no foreground nothing is written, and an
+    older one stays. Does not wait for the disk after every file: a hundred waits take longer than the pictures.
 
     Raises SegrayError where the folder cannot be written.
     """
-    written = []
     found = overlay_slices(voxels, labels, names, spacing=spacing, every=every, overlapping=overlapping)
-    for number, png in found:
-        written.append(f"{number:04d}.png")
-        storage.write_bytes(storage.join(folder, written[-1]), png, durable=False)
-    if written:
+    first = next(found, None)
+    if first is None:
+        return []
+    written = []
+    with storage.whole_folder(folder) as place:
+        for number, png in chain([first], found):
+            written.append(f"{number:04d}.png")
+            storage.write_bytes(storage.join(place, written[-1]), png, durable=False)
         written.append("names.png")
-        storage.write_bytes(storage.join(folder, written[-1]), names_picture(names), durable=False)
+        storage.write_bytes(storage.join(place, written[-1]), names_picture(names), durable=False)
+        for older in set(storage.names(place, ".png")) - set(written):
+            storage.delete(storage.join(place, older))
     return written
 
 

@@ -548,12 +548,28 @@ def case_spacing(
     folder: str, index: SliceIndex, case_id: str, cache: ShardCache | None = None
 ) -> tuple[float, float, float]:
     """The (z, y, x) spacing in mm of a case's slices. Raises ShardError where the case has none, or is damaged."""
+    (spacing,) = _case_values(folder, index, case_id, cache, ["spacing"])
+    z, y, x = spacing
+    return float(z), float(y), float(x)
+
+
+def case_statistics(
+    folder: str, index: SliceIndex, case_id: str, cache: ShardCache | None = None
+) -> tuple[list[float], list[float]]:
+    """Mean and sd of the voxels of a case before the grid, an entry a channel. Raises ShardError as for the spacing."""
+    mean, sd = _case_values(folder, index, case_id, cache, ["case_mean", "case_sd"])
+    return list(mean), list(sd)
+
+
+def _case_values(
+    folder: str, index: SliceIndex, case_id: str, cache: ShardCache | None, columns: list[str]
+) -> list[list[float]]:
+    """What all slices of a case have alike, from the first of them."""
     number = next((position for position, part in enumerate(index.parts) if part.case_id == case_id), -1)
     mine = np.flatnonzero(index.part == number)
     if not len(mine):
         raise ShardError(f"The case {case_id} has no slices.")
     visit = index.visits(mine)[0]
     with _damage_named(visit):
-        rows = _group_reader(folder, visit, cache)(visit.group, ["spacing"])
-        z, y, x = rows.column("spacing")[0].as_py()
-    return float(z), float(y), float(x)
+        rows = _group_reader(folder, visit, cache)(visit.group, columns)
+        return [rows.column(name)[0].as_py() for name in columns]

@@ -18,10 +18,19 @@ from torch.nn import functional
 
 from segray.case import LabelMap
 from segray.config import NetConfig, PredictConfig
-from segray.engine.backend_contest import FEW, SLICES, choose_forward, foreground_dice, middle_of, rival_wins
+from segray.engine.backend_contest import (
+    FEW,
+    MOST_APART,
+    SLICES,
+    choose_forward,
+    foreground_dice,
+    middle_of,
+    rival_wins,
+)
 from segray.engine.backends import BackendChoice, forward_pass
 from segray.engine.compiled_pass import CompiledPass, compiler_fault
 from segray.engine.inference import ForwardPass
+from segray.engine.openvino_pass import OpenVinoPass
 from segray.engine.predictor import Predictor
 from segray.errors import UsageError
 from segray.grid import Grid
@@ -133,6 +142,37 @@ def test_compiling_counts_where_each_slice_has_its_own_size(tmp_path: Path) -> N
     assert "Dice with float32 is 1.00000 and 1.00000" in choice.reason
 
 
+@openvino
+def test_the_contest_is_where_something_is(tmp_path: Path) -> None:
+    bundle, voxels = _bundle(tmp_path), _voxels(60, 24, 32)
+    voxels[:52] = -1000
+    seen: list[np.ndarray] = []
+    Predictor(bundle, EXACT).predict(voxels, SPACING, probabilities=lambda _, slab: seen.append(slab / 255))
+    in_air, above = (np.concatenate(seen)[part, 1].max() for part in (slice(0, 52), slice(52, 60)))
+    assert above > in_air
+    only_above = PredictConfig(gpu="no", precision="float32", threshold={"a": (above + in_air) / 2, "b": 1.0})
+    labels = Predictor(bundle, only_above).predict(voxels, SPACING)
+    assert np.flatnonzero(labels.any(axis=(1, 2))).min() >= 52
+    choice = choose_forward("openvino", bundle, only_above, voxels, SPACING)
+    assert "Dice with float32 is 1.00000" in choice.reason
+
+
+@openvino
+def test_a_backend_that_finds_nothing_where_nothing_is_has_to_agree_in_probabilities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = _bundle(tmp_path)
+    config = PredictConfig(gpu="no", precision="float32", threshold={"a": 1.0, "b": 1.0})
+    voxels = _voxels(5, 24, 32)
+    good = choose_forward("openvino", bundle, config, voxels, SPACING)
+    assert "their probabilities differ from it by 0.000 and 0.00" in good.reason
+    real = OpenVinoPass.__call__
+    monkeypatch.setattr(OpenVinoPass, "__call__", lambda self, images: real(self, images) * 0)
+    bad = choose_forward("auto", bundle, config, voxels, SPACING, slices=10**6)
+    assert bad.name == "torch"
+    assert float(bad.reason.split(" and ")[-1].split()[0]) > MOST_APART
+
+
 def test_who_wins() -> None:
     assert rival_wins((20.0, 10.0), (1.0, 0.9995))
     assert not rival_wins((20.0, 10.0), (1.0, 0.99))
@@ -150,6 +190,9 @@ def test_the_middle_is_some_slices(tmp_path: Path) -> None:
     assert voxels.shape == (SLICES, 20, 30)
     _, voxels = middle_of(_voxels(9, 20, 30), SPACING, [bundle], PredictConfig(batch_slices=5))
     assert voxels.shape == (5, 20, 30)
+    for place, start in ((0.0, 0), (0.35, 2), (1.0, 6)):
+        _, voxels = middle_of(_voxels(9, 20, 30), SPACING, [bundle], PredictConfig(), place)
+        assert (voxels == _voxels(9, 20, 30)[start : start + SLICES]).all()
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from segray.case import LabelMap, voxel_statistics
 from segray.config import NetConfig, PredictConfig
+from segray.engine.placed_case import place_case
 from segray.engine.predictor import Predictor, choose_device
 from segray.engine.scores import labels_of_scores
 from segray.errors import CaseError, UsageError
@@ -103,6 +104,21 @@ def test_case_mode_uses_the_statistics_of_the_whole_case(tmp_path: Path) -> None
     voxels = _voxels(4, 16, 16)
     predictor = Predictor(bundle, EXACT)
     assert _agree(predictor.predict(voxels, SPACING), predictor.predict(voxels * 2 + 100, SPACING)) > 0.99
+
+
+def test_a_case_on_its_canvas_is_seen_as_the_case_is(tmp_path: Path) -> None:
+    """As a sweep over a bundle's settings has it: the slices of shards have a margin, which is no part of the case."""
+    bundle = _bundle(tmp_path, _native(16, 24), mode="case")
+    voxels = _voxels(4, 10, 12)
+    predictor = Predictor(bundle, EXACT)
+    here = torch.device("cpu")
+    placed = place_case(voxels, SPACING, bundle, stride=1, statistics=False, device=here)
+    canvas = placed.placed(0, 4).numpy()
+    (y, x), _ = placed.placement.windows()
+    alone = predictor.predict(voxels, SPACING)
+    mean, sd = voxel_statistics(voxels)
+    assert np.array_equal(predictor.predict(canvas, SPACING, statistics=([mean], [sd]))[:, y, x], alone)
+    assert not np.array_equal(predictor.predict(canvas, SPACING)[:, y, x], alone)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float64, np.int32, np.float32])

@@ -80,6 +80,17 @@ def test_they_are_those_of_the_labels(grid: Grid, overlapping: bool, members: in
         assert (of_label >= found.max(1) - 1).all(), "the label's is the largest, but for rounding"
 
 
+@pytest.mark.parametrize("overlapping", [False, True])
+@pytest.mark.parametrize("grid", [NATIVE, COARSE])
+def test_two_bytes_are_finer(grid: Grid, overlapping: bool) -> None:
+    bundle, given = made(grid, overlapping=overlapping), []
+    config = PredictConfig(precision="float32", gpu="no", probabilities="uint16")
+    Predictor(bundle, config).predict(voxels_of(), MM, probabilities=lambda _, some: given.append(some))
+    found = np.concatenate(given)
+    assert found.dtype == np.uint16
+    assert np.abs(found - 65535 * on_case(bundle, voxels_of(), averaged=False).double().numpy()).max() < 2
+
+
 def test_no_more_slices_at_once_than_fit() -> None:
     """A slice of the case has 7 x 400 x 400 bytes of probabilities, many times those of the canvas."""
     bundle = made(COARSE)

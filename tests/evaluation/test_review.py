@@ -57,6 +57,13 @@ def test_cases_without_findings_follow_by_their_confidence() -> None:
     assert found[0]["score"] == 0
 
 
+def test_a_structure_too_small_for_the_digits_of_its_volume_is_not_empty() -> None:
+    cases, rows = run_of(20)
+    of(rows, 7, "liver").update(voxels=3, volume_ml=0.0)
+    found = {row["case_id"]: row["reasons"] for row in review(cases, rows)}
+    assert "empty" not in found["case_007"]
+
+
 def test_each_kind_of_finding_has_its_words() -> None:
     cases, rows = run_of(40)
     cases.append({"case_id": "broken", "status": "failed", "reason": "The file is empty."})

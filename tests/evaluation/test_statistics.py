@@ -10,7 +10,7 @@ import pytest
 from segray.case import Geometry, LabelMap, Volume
 from segray.errors import CaseError
 from segray.evaluation import label_slabs, voxel_values
-from segray.evaluation.statistics import ROW_COLUMNS, structure_statistics
+from segray.evaluation.statistics import ROW_COLUMNS, rounded, structure_statistics
 from segray.evaluation.surface import direction_weights, lattice_directions
 
 RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])
@@ -264,6 +264,7 @@ def test_long_rows_hold_plain_numbers() -> None:
     voxels = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
     geometry = turned_grid((3, 4, 5))
     present, absent = structure_statistics(voxels, labels, 3, geometry).as_rows(LabelMap.of_names(["liver", "gut"]))
+    assert [rounded(amount) for amount in (0.0, 1234.56789, 0.0000123456789)] == [0.0, 1234.5679, 0.0000123457]
     assert tuple(present) == tuple(absent) == ROW_COLUMNS
     assert present["structure"] == "liver"
     assert present["voxels"] == 4

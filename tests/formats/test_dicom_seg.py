@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from segray import formats
 from segray.case import LabelMap
 from segray.config import IngestConfig
 from segray.errors import CaseError
+from segray.formats.dicom_seg_write import bits_apart
 from segray.formats.mask_files import mask_ending
 
 SHAPE = (6, 10, 9)
@@ -88,6 +90,18 @@ def test_a_mask_goes_out_and_comes_back(tmp_path: Path, step: Any) -> None:
     save_series(tmp_path / "other", ramp(*SHAPE), step=(0.0, 0.0, 3.0))
     with pytest.raises(CaseError, match="does not lie on the grid"):
         formats.read_mask(path, formats.read_header(case_of(tmp_path / "other")).geometry)
+
+
+@pytest.mark.parametrize(("dtype", "structures"), [(np.uint8, 8), (np.uint32, 20)])
+def test_bits_come_apart_in_the_memory_of_the_result(dtype: type, structures: int) -> None:
+    fields = np.random.default_rng(0).integers(0, 1 << structures, (40, 30, 50)).astype(dtype)
+    tracemalloc.start()
+    apart = bits_apart(fields, structures)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (apart.shape, apart.dtype) == ((40, 30, 50, structures), np.uint8)
+    assert all(((fields >> bit & 1) == apart[..., bit]).all() for bit in range(structures))
+    assert peak < 1.4 * apart.nbytes
 
 
 def test_overlapping_structures_go_out_and_come_back(tmp_path: Path) -> None:

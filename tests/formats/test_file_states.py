@@ -9,10 +9,10 @@ import pytest
 
 from segray import storage
 from segray.errors import SegrayError
-from segray.formats import file_states
-from segray.formats.file_states import FileStates, unchanged
+from segray.formats import coco_labels, file_states, picture_labels
+from segray.formats.file_states import FileStates, unchanged, unchanged_images
 from segray.formats.folder import kept_listings, listing
-from segray.formats.source import CaseSource
+from segray.formats.source import DETAILS_OF_LABELS, CaseSource
 
 
 def cases(folder: str) -> list[CaseSource]:
@@ -33,6 +33,23 @@ def test_a_file_that_is_another_or_gone_shows(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "c.nii.gz").unlink()
     assert unchanged(made, noted) == [False, True, False]
     assert unchanged([], []) == []
+
+
+def test_labels_that_change_are_no_other_image(tmp_path: Path) -> None:
+    made = cases(str(tmp_path))
+    made[2] = CaseSource("c", made[2].image, labels=made[2].labels, details={"coco_image": 3, "channels": ["ct"]})
+    noted = [case.image_only.fingerprint() for case in made]
+    older = [case.fingerprint() for case in made]
+    assert unchanged_images(made, older) == [True, True, True], "of ledgers from before"
+    (tmp_path / "labels" / "a.nii.gz").write_text("corrected")
+    made[2] = CaseSource("c", made[2].image, details={"channels": ["ct"]})
+    assert unchanged_images(made, noted) == [True, True, True]
+    (tmp_path / "b.nii.gz").write_text("another scan")
+    assert unchanged_images(made, noted) == [True, False, True]
+
+
+def test_the_details_of_labels_are_those_of_their_readers() -> None:
+    assert set(DETAILS_OF_LABELS) == {"structures", coco_labels.IMAGE, picture_labels.COLOURS}
 
 
 def test_on_an_object_store_a_folder_is_listed_once(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from segray.config import Config, NetConfig, PredictConfig, load_config
 from segray.errors import UsageError
 from segray.evaluation.tables import read_csv_rows
 from segray.formats.probability_files import read_probabilities
+from segray.formats.source import CaseSource
 from segray.formats.structure_files import read_structures
 from segray.grid import Grid
 from segray.nets.bundle import save_bundle
@@ -31,6 +33,7 @@ from segray.pipelines.ledger import Ledger
 from segray.pipelines.predict_stages import PredictStage, WriteStage, read_stage
 from segray.pipelines.review_list import write_review_list
 from segray.pipelines.runtime import MIB, WorkerShape
+from segray.pipelines.verify import verify
 
 LABELS = LabelMap.of_names(["liver", "spleen"])
 NAMES = ("a", "b", "c")
@@ -106,6 +109,18 @@ def test_all_files_of_a_case_say_the_same(bundle: str, scans: list[str], tmp_pat
         assert all(0 < margin < 1 for margin in columns["confidence_margin"])
 
 
+def test_probabilities_may_have_two_bytes(bundle: str, scans: list[str], tmp_path: Path) -> None:
+    found = []
+    for stored in ("uint8", "uint16"):
+        out = tmp_path / stored
+        written(bundle, scans[:1], out, "predict.further=probabilities", f"predict.probabilities={stored}")
+        found.append(read_probabilities(str(out / "probabilities" / "a.nii.gz")))
+    coarse, fine = found
+    assert (coarse.crop.dtype, fine.crop.dtype) == (np.uint8, np.uint16)
+    assert np.abs(coarse.whole("liver") - fine.whole("liver")).max() < 0.5 / 255 + 1e-4
+    assert (fine.crop % 257 != 0).any(), "no bytes that were widened"
+
+
 def test_small_cases_together_are_what_they_are_alone(bundle: str, scans: list[str]) -> None:
     stage = PredictStage([bundle], settings_of("predict.confidence=true"), 1)
     together = stage(read(scans))
@@ -169,7 +184,22 @@ def test_a_file_that_a_case_cannot_have_is_a_note_and_the_mask_counts(
     row = json.loads(stage(table).column("row")[0].as_py())
     assert (row["status"], row["reason"]) == ("ok", "")
     assert "No rtstruct: " in row["notes"]
+    assert (row["further"], row["absent"]) == ("rtstruct,nifti", "rtstruct")
     assert (tmp_path / "out" / "nifti" / "a.nii.gz").exists()
+
+
+def test_what_an_empty_mask_or_a_volume_has_not_is_not_missed(bundle: str, scans: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    rows = written(bundle, scans[:1], out, "predict.further=[overlays,png]", "predict.threshold={liver: 1, spleen: 1}")
+    assert rows["a"]["absent"] == "overlays,png"
+    assert "No overlays: Nothing was found" in rows["a"]["notes"]
+    assert "No png: a is no picture" in rows["a"]["notes"]
+    storage.write_text(f"{out}/label_map.json", LABELS.to_json())
+    with Ledger(str(out)) as ledger:
+        ledger.add(json.dumps(rows["a"]))
+    assert verify(str(out)).clean
+    with pytest.raises(UsageError, match="png, which is of pictures, and none of the cases is one"):
+        check_further(["png"], [CaseSource.from_json(scans[0])], LABELS)
 
 
 @pytest.mark.ray
@@ -187,6 +217,40 @@ def test_a_preview_that_cannot_be_drawn_is_told(bundle: str, scans: list[str], t
     assert [path.name for path in (out / "previews").iterdir()] == ["a.png"]
 
 
+def test_what_is_missing_of_the_tables_and_the_review_is_made_up_for(
+    bundle: str, scans: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    rows = written(bundle, scans, out, "predict.further=preview")
+    storage.write_text(f"{out}/label_map.json", LABELS.to_json())
+
+    def tables(most: int, *cases: str) -> set[str]:
+        """The tables and pages that are written."""
+        for path in out.glob("*.*"):
+            os.utime(path, (1, 1))
+        with Ledger(str(out)) as ledger:
+            for name in cases:
+                ledger.add(rows[name])
+            ledger.write_tables()
+        write_review_list(str(out), load_config(None, [f"predict.review={most}"]))
+        return {path.name for path in out.glob("*.*") if path.stat().st_mtime > 1}
+
+    structures = {"structures.csv", "structures.parquet"}
+    review = {"review.csv", "review.parquet", "review.html"}
+    assert tables(0, "a", "b") == {"cases.csv", "cases.parquet"} | structures
+    assert tables(100) >= review, "wanted now, of the rows of before"
+    assert tables(100) == set()
+    assert tables(1) >= review, "for another number of cases"
+    (out / "ledger" / "review.json").write_bytes(b"\0")
+    assert tables(1) >= review, "what a crash left"
+    (out / "review.csv").unlink()
+    assert tables(1) >= review, "a run that was killed before it"
+    assert tables(0) == set()
+    assert tables(0, "c") >= structures
+    assert tables(0) == set()
+    assert not (out / "review.html").exists(), "a list of other rows would look like the present one"
+
+
 def test_no_review_where_none_is_wanted(bundle: str, scans: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     rows = written(bundle, scans, out)
@@ -195,13 +259,6 @@ def test_no_review_where_none_is_wanted(bundle: str, scans: list[str], tmp_path:
     write_review_list(str(out), load_config(None, ["predict.review=0"]))
     assert (out / "structures.csv").exists()
     assert not (out / "review.csv").exists()
-
-
-def test_the_preview_of_an_older_mask_goes(bundle: str, scans: list[str], tmp_path: Path) -> None:
-    written(bundle, scans[:1], tmp_path / "out", "predict.further=preview")
-    assert (tmp_path / "out" / "previews" / "a.png").exists()
-    written(bundle, scans[:1], tmp_path / "out")
-    assert not (tmp_path / "out" / "previews" / "a.png").exists()
 
 
 def test_structures_that_would_share_a_file_are_refused_before_the_run(scans: list[str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from PIL import Image
 
 from segray import ledger_parts
 from segray.case import LabelMap
@@ -54,7 +55,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
             mask.write_bytes(b"mask")
             row = {"case_id": case.case_id, "status": "ok", "reason": "", "mask": f"masks/{mask.name}"}
             row["further"] = ",".join(config.predict.further)
-            yield to_line(row | {"fingerprint": case.fingerprint()})
+            yield to_line(row | {"fingerprint": case.image_only.fingerprint(), "source": case.to_json()})
             if config.predict.slab_mib == 1:
                 raise RuntimeError("the machine died")
 
@@ -82,6 +83,39 @@ def test_masks_of_other_settings_are_not_taken_for_those_asked_for(folder: Path,
     assert again(folder, f"predict.{setting}") == 0
     with pytest.raises(UsageError, match=rf"made with another predict\.{name}"):
         again(folder)
+
+
+def test_masks_in_another_format_are_not_taken_for_those_asked_for(folder: Path) -> None:
+    assert again(folder, "predict.output=nifti") == 2
+    assert again(folder) == 0, "auto is NIfTI here"
+    for output, needs in (("png", "is of pictures"), ("dicom-seg", "refers to a DICOM series")):
+        with pytest.raises(UsageError, match=f"predict.output={output} {needs}, and none of the cases is one"):
+            again(folder, f"predict.output={output}")
+    for name in "ab":
+        (folder / "scans" / f"{name}.nii.gz").unlink()
+        Image.fromarray(np.zeros((16, 16), np.uint8)).save(folder / "scans" / f"{name}.png")
+    assert again(folder, OVERWRITE) == 2
+    assert again(folder, "predict.output=png") == 0, "auto is PNG here"
+    with pytest.raises(UsageError, match=r"made with another predict\.output"):
+        again(folder, "predict.output=nifti")
+
+
+@pytest.mark.parametrize(
+    ("setting", "same"), [("backend=torch", "backend=openvino"), ("precision=float32", "precision=bf16")]
+)
+def test_another_backend_or_precision_is_told_and_overwriting_asks_anew(folder: Path, setting: str, same: str) -> None:
+    assert again(folder) == 2
+    path = folder / "out" / "prediction.json"
+    chosen = {"name": "openvino", "precision": "bf16", "reason": "faster"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"backend": chosen}))
+    assert again(folder, f"predict.{same}") == 0
+    assert again(folder) == 0
+    name = setting.partition("=")[0]
+    with pytest.raises(UsageError, match=rf"made with another predict\.{name}"):
+        again(folder, f"predict.{setting}")
+    assert json.loads(path.read_text())["backend"] == chosen
+    assert again(folder, f"predict.{setting}", OVERWRITE) == 2
+    assert json.loads(path.read_text())["backend"] is None
 
 
 def test_settings_that_make_no_other_mask_go_on(folder: Path) -> None:
@@ -137,16 +171,28 @@ def test_changed_inputs_and_lost_masks_are_told_and_done_again(folder: Path) -> 
     assert said == []
 
 
+def test_corrected_labels_are_no_other_input(folder: Path) -> None:
+    for name in "ab":
+        (folder / "scans" / name / "segmentations").mkdir(parents=True)
+        (folder / "scans" / f"{name}.nii.gz").rename(folder / "scans" / name / "ct.nii.gz")
+        (folder / "scans" / name / "segmentations" / "liver.nii.gz").write_bytes(b"1")
+    assert again(folder) == 2
+    (folder / "scans" / "a" / "segmentations" / "liver.nii.gz").write_bytes(b"corrected")
+    assert again(folder) == 0
+    (folder / "scans" / "b" / "ct.nii.gz").write_bytes(b"another")
+    assert again(folder) == 1
+
+
 def failing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every case fail that holds the word bad."""
-    made = stage._run
+    made, before = stage._run, b"of an earlier run"
 
     def run(cases: Any, ensemble: Any, out: str, config: Any, say: Any) -> Iterator[str]:
         for line in made(cases, ensemble, out, config, say):
             row = json.loads(line)
             scan = folder / "scans" / f"{row['case_id']}.nii.gz"
             if scan.read_bytes() == b"bad":
-                (Path(out) / row.pop("mask")).unlink()
+                (Path(out) / row.pop("mask")).write_bytes(before)
                 row |= {"status": "failed", "reason": "it is bad"}
             yield to_line(row)
 
@@ -174,6 +220,21 @@ def test_failed_cases_are_left_until_they_are_asked_for_or_mended(
     assert (summary.cases, summary.done, summary.new, summary.failed) == (2, 1, 0, [("b", "it is bad")])
     scan.write_bytes(good)
     assert again(folder) == 1, "a mended file is another file"
+
+
+def test_a_case_that_is_no_longer_what_it_was_leaves_no_mask_when_it_fails(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(folder, monkeypatch)
+    assert again(folder) == 2
+    structures = folder / "out" / "structures" / "a"
+    structures.mkdir(parents=True)
+    (folder / "scans" / "b.nii.gz").write_bytes(b"bad")
+    assert again(folder) == 0
+    assert [path.name for path in (folder / "out" / "masks").iterdir()] == ["a.nii.gz"]
+    assert structures.exists(), "of a case that was not done again"
+    assert again(folder, OVERWRITE) == 1
+    assert not structures.exists()
 
 
 def test_everything_is_done_again_where_that_is_asked_for(folder: Path) -> None:
@@ -214,6 +275,18 @@ def test_a_run_on_a_finished_folder_writes_no_row_and_no_table(folder: Path) -> 
     assert [row["status"] for row in Ledger(str(folder / "out")).rows] == ["ok", "ok", "failed"]
     assert again(folder) == 0
     assert files() == before
+
+
+def test_a_folder_of_failures_alone_is_finished_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(folder, monkeypatch)
+    for name in "ab":
+        (folder / "scans" / f"{name}.nii.gz").write_bytes(b"bad")
+    assert again(folder, "predict.review=1") == 0
+    page = folder / "out" / "review.html"
+    assert "it is bad" in page.read_text()
+    page.write_text("as it was")
+    assert again(folder, "predict.review=1") == 0
+    assert page.read_text() == "as it was"
 
 
 def test_a_second_run_on_the_folder_is_refused_and_changes_nothing(folder: Path) -> None:
@@ -269,6 +342,9 @@ def test_files_that_are_asked_for_later_are_written(folder: Path) -> None:
     assert again(folder, "predict.further=preview") == 0
     assert again(folder) == 0, "what is there already does no harm"
     assert again(folder, "predict.further=[preview, structures]") == 2
+    assert again(folder, "predict.further=probabilities") == 2
+    with pytest.raises(UsageError, match=r"made with another predict\.probabilities"):
+        again(folder, "predict.further=probabilities", "predict.probabilities=uint16")
 
 
 def test_files_of_a_series_are_refused_where_there_is_none(folder: Path) -> None:

@@ -138,6 +138,7 @@ def test_cases_of_a_sweep_over_predictions_come_from_the_cache(shards: Path, tmp
     storage.write_bytes(str(tmp_path / "copy" / INDEX), (shards / INDEX).read_bytes())
     (again,) = HeldOutCases(str(tmp_path / "copy"), ShardCache(str(tmp_path), 10**9))
     assert (again.voxels == cases[0].voxels).all()
+    assert again.statistics == cases[0].statistics
 
 
 @pytest.mark.ray

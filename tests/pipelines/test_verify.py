@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
+import re
 from pathlib import Path
 
 import nibabel
@@ -16,6 +18,8 @@ from segray.config import Config, load_config
 from segray.errors import UsageError
 from segray.evaluation.statistics import structure_statistics
 from segray.evaluation.tables import read_csv_rows
+from segray.ledger_parts import Row
+from segray.pipelines.case_outputs import PredictedCase, structure_columns
 from segray.pipelines.claims import Claim, FolderTakenError
 from segray.pipelines.ledger import Ledger, to_line
 from segray.pipelines.predict_todo import find_todo
@@ -25,25 +29,32 @@ LABELS = LabelMap.of_names(["liver", "spleen"])
 CASES = ("a", "b", "c", "d")
 
 
-def predicted(scans: Path, folder: Path, label_map: LabelMap = LABELS) -> None:
-    """Scans of ``CASES`` and a prediction folder with their masks and rows, as predict leaves them."""
+def predicted(scans: Path, folder: Path, label_map: LabelMap = LABELS, scale: float = 1.0) -> None:
+    """Scans of ``CASES`` and a prediction folder with their masks and rows, as predict leaves them.
+
+    Rows of full size are older ones, without the counts of voxels.
+    """
     scans.mkdir()
     storage.write_text(f"{folder}/label_map.json", label_map.to_json())
     with Ledger(str(folder)) as ledger:
         for number, case_id in enumerate(CASES):
             path = scans / f"{case_id}.nii.gz"
             voxels = np.arange(6 * 5 * 4, dtype=np.int16).reshape(6, 5, 4)
-            nibabel.save(nibabel.Nifti1Image(voxels, np.diag([-1.5, -1.5, 3.0, 1.0])), path)
+            nibabel.save(nibabel.Nifti1Image(voxels, np.diag([-1.5 * scale, -1.5 * scale, 3.0 * scale, 1.0])), path)
             source = formats.lone_image(str(path))
             case = formats.read_image(source)
             indices = ((case.voxels + number) % (4 if label_map.overlapping else 3)).astype(np.uint8)
             mask = f"masks/{case_id}.nii.gz"
             formats.write_mask(f"{folder}/{mask}", label_map.to_value(indices), case.geometry, label_map, source)
-            row = {"case_id": case_id, "status": "ok", "reason": "", "mask": mask, "source": source.to_json()}
+            row: Row = {"case_id": case_id, "status": "ok", "reason": "", "mask": mask, "source": source.to_json()}
             found = structure_statistics(
                 case.voxels, indices, label_map.channels, case.geometry, overlapping=label_map.overlapping
             )
             measured = {name: round(value, 4) for name, value in found.as_row(label_map).items() if value == value}
+            if scale < 1:
+                row["structures"] = structure_columns(
+                    PredictedCase(source, case.geometry, label_map, case.voxels, indices, found), []
+                )
             ledger.add(to_line(row | {"fingerprint": source.fingerprint()} | measured))
         ledger.write_tables()
 
@@ -136,6 +147,15 @@ def test_a_mask_that_is_not_what_its_row_says_is_done_again(folder: Path, damage
     assert todo(folder) == ["c"]
 
 
+def test_a_tiny_structure_that_a_mask_lost_is_damage(tmp_path: Path) -> None:
+    predicted(tmp_path / "scans", tmp_path / "out", scale=0.01)
+    assert verify(str(tmp_path / "out")).clean
+    other_labels(tmp_path / "out" / "masks" / "b.nii.gz")
+    (found,) = verify(str(tmp_path / "out")).findings
+    assert found.name == "b"
+    assert re.search(r"The mask has \d+ voxels of \w+, and its row says \d+\.", found.reason)
+
+
 def test_files_without_a_row_are_kept_unless_they_are_to_go(folder: Path) -> None:
     (folder / "masks" / "x.nii.gz").write_bytes(b"?")
     cut(folder / "masks" / "a.nii.gz")
@@ -200,6 +220,17 @@ def test_cases_of_the_source_without_a_row_are_told(folder: Path) -> None:
     (scans / "e.nii.gz").write_bytes((scans / "a.nii.gz").read_bytes())
     summary = verify(str(folder), str(scans), load_config(None, []))
     assert summary.notes == ["1 case (e) is not done yet: the next run does it."]
+
+
+def test_cases_that_the_run_was_not_asked_for_are_not_missed(folder: Path) -> None:
+    scans = folder.parent / "scans"
+    for name in "ef":
+        (scans / f"{name}.nii.gz").write_bytes((scans / "a.nii.gz").read_bytes())
+    facts = {"split": {"train": ["e"], "validation": list(CASES)}, "predict": {"split": "validation"}}
+    (folder / "prediction.json").write_text(json.dumps(facts))
+    assert verify(str(folder), str(scans), load_config(None, [])).clean
+    told = verify(str(folder), str(scans), load_config(None, ["predict.split=train"])).findings
+    assert [(one.kind, one.name) for one in told] == [("absent", "e")]
 
 
 def test_a_damaged_part_of_the_ledger_is_removed_and_its_masks_are_orphans(folder: Path) -> None:

@@ -85,6 +85,9 @@ def test_a_folder_holds_the_slices_and_the_names(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == written
     assert (tmp_path / "a" / "names.png").read_bytes() == names_picture(["a", "b"])
     assert write_overlay_slices(str(tmp_path / "b"), voxels, np.zeros_like(labels), ["a", "b"]) == []
+    assert not (tmp_path / "b").exists()
+    written = write_overlay_slices(str(tmp_path / "a"), voxels[3:5], labels[3:5], ["a", "b"])
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == written, "none of the longer case is left"
 
 
 def test_the_names_have_the_colours_of_the_outlines() -> None:

@@ -13,7 +13,15 @@ from segray.shards import ShardError
 from segray.shards.cache import ShardCache
 from segray.shards.index import Visit
 from segray.shards.manifest import case_intensity
-from segray.shards.reader import case_spacing, decode_batch, lost_rows, read_case_volume, read_visit, slices_of
+from segray.shards.reader import (
+    case_spacing,
+    case_statistics,
+    decode_batch,
+    lost_rows,
+    read_case_volume,
+    read_visit,
+    slices_of,
+)
 from segray.shards.tally import READ_BYTES, READ_NOTES, CountedVisits, Tally, counting, note, with_tally
 from segray.shards.writer import CaseSlices, PartFacts, read_part_facts, write_part
 from tests.shards.conftest import Folder
@@ -114,9 +122,11 @@ def test_whole_cases_come_from_the_cache(folder: Folder, tmp_path: Path) -> None
         with counting() as tally:
             images, labels = read_case_volume(folder.path, folder.index, "a", cache=cache)
             spacing = case_spacing(folder.path, folder.index, "a", cache)
+            statistics = case_statistics(folder.path, folder.index, "a", cache)
     assert (images == folder.cases["a"].images).all()
     assert (labels == folder.cases["a"].labels).all()
     assert spacing == pytest.approx((5.0, 1.0, 1.5))
+    assert statistics == (pytest.approx(list(folder.cases["a"].mean)), pytest.approx(list(folder.cases["a"].sd)))
     assert tally.bytes == 0
 
 
