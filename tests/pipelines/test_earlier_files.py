@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from segray import storage
 from segray.formats.source import CaseSource
 from segray.ledger_parts import Row
 from segray.pipelines.earlier_files import EarlierFiles
@@ -110,3 +111,13 @@ def test_a_file_that_cannot_be_removed_is_a_note(folder: Path) -> None:
     (folder / "previews" / "a.png").mkdir()
     settled = EarlierFiles(str(folder), replaced=True).settle(row(folder), known(folder))
     assert "previews/a.png is of an earlier run and could not be removed" in settled["notes"]
+
+
+def test_on_an_object_store_folders_go_as_well(s3: str) -> None:
+    for name in (*HERS, *OTHERS):
+        storage.write_text(f"{s3}/out/{name}", "1")
+    made = {"case_id": "a", "status": "ok", "mask": HERS[0], "further": "preview", "fingerprint": "1"}
+    EarlierFiles(f"{s3}/out", replaced=True).settle(made, None)
+    assert storage.names(f"{s3}/out/structures") == ["b"]
+    assert storage.names(f"{s3}/out/previews") == ["a.png", "b.png"]
+    assert storage.names(f"{s3}/out/masks") == ["a.nii.gz", "b.nii.gz"]
