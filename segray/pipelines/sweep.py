@@ -12,6 +12,7 @@ from typing import Any
 from segray import privacy, storage
 from segray.config import Config, dump_config
 from segray.errors import SegrayError, UsageError
+from segray.pipelines.folds import training_manifest
 from segray.pipelines.run_folder import CHECKPOINTS
 from segray.pipelines.run_metrics import RunMetrics
 from segray.pipelines.runtime import READ_TASK_CPUS, WorkerShape, nodes, shape_of, worker_shape
@@ -162,11 +163,12 @@ class SweepDesk:
         if result.get("host"):
             study.note(number, host=str(result["host"]))
         self._count(number, result, error, pruned=pruned)
-        self._count_alike(result, error)
+        outside = bool(result.get("failed")) and self._is_outside(result)
+        self._count_alike(str(result["failed"]) if outside else "", error)
         if error is not None:
             self._lost(number, error)
         elif result.get("failed"):
-            self._failed(number, result)
+            self._failed(number, result, outside=outside)
         elif pruned:
             study.prune(number, {"epochs": float(result["epoch"])})
             self._close(number, "stopped")
@@ -200,21 +202,32 @@ class SweepDesk:
         except (SegrayError, OSError) as error:
             self._folder.log(f"the best trial so far, {number}, is not kept apart yet: {error}", "warning")
 
-    def _count_alike(self, result: Mapping[str, Any], error: str | None) -> None:
-        """How many trials in a row failed alike for a cause that the next one would meet too."""
+    def _is_outside(self, result: Mapping[str, Any]) -> bool:
+        """Whether a trial failed for a cause that the next one would meet too; this process looks at the shards."""
+        if result.get("infeasible"):
+            return False
+        if result.get("outside"):
+            return True
+        try:
+            training_manifest(self._config)
+        except (SegrayError, OSError):
+            return True
+        return False
+
+    def _count_alike(self, reason: str, error: str | None) -> None:
+        """How many trials in a row failed alike outside of their settings; "": this one did not."""
         if error is not None:
             return
-        reason = str(result["failed"]) if result.get("outside") else ""
         alike = bool(reason) and _without_places(reason) == _without_places(self._reason)
         self._alike = self._alike + 1 if alike else int(bool(reason))
         self._reason = reason
 
-    def _failed(self, number: int, result: Mapping[str, Any]) -> None:
+    def _failed(self, number: int, result: Mapping[str, Any], *, outside: bool) -> None:
         reason = str(result["failed"])
         if result.get("infeasible"):
             self._study.out_of_memory(number, reason)
         else:
-            self._study.fail(number, reason, outside=bool(result.get("outside")))
+            self._study.fail(number, reason, outside=outside)
         self._close(number, "failed")
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from ray.tune import Trainable
 from segray import privacy, storage
 from segray.config import Config, load_config
 from segray.engine.latency import slice_latency
-from segray.errors import SegrayError, UsageError
+from segray.errors import SegrayError
 from segray.nets.bundle import load_bundle
 from segray.nets.start import load_start
 from segray.outage import be_patient
@@ -73,8 +73,7 @@ class TrialActor(Trainable):  # type: ignore[misc]
         except Exception as error:
             RunFolder(self._told["run"]).log(f"trial failed:\n{traceback.format_exc().rstrip()}", "error")
             failure = failure_of(error)
-            # What the settings make of a net was built before the sweep began.
-            failure["outside"] |= self._work is None and not failure["infeasible"]
+            failure["outside"] |= not failure["infeasible"] and not _sees_shards(self._told["run"])
             return {"done": True, "epoch": 0, "value": math.nan, **failure}
 
     def cleanup(self) -> None:
@@ -91,7 +90,7 @@ def failure_of(error: BaseException) -> dict[str, Any]:
     """Why a trial failed.
 
     ``failed``: the reason in words; ``infeasible``: memory was too small for the net or the batch; ``outside``: the
-    cause lies outside of the settings, as shards that are away do.
+    system could not read or write, which lies outside of the settings.
     """
     words = str(error).lower()
     short = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(word in words for word in OUT_OF_MEMORY)
@@ -103,10 +102,21 @@ def failure_of(error: BaseException) -> dict[str, Any]:
 
 def _is_outside(error: BaseException | None) -> bool:
     while error is not None:
-        if isinstance(error, (UsageError, OSError)):
+        if isinstance(error, OSError):
             return True
         error = error.__cause__
     return False
+
+
+def _sees_shards(folder: str) -> bool:
+    """Whether this node reads config and manifest of a trial now; else it would fail with any other settings too."""
+    run = RunFolder(folder)
+    try:
+        config = load_config(run.file(CONFIG))
+        training_manifest(config.model_copy(update={"train": config.train.model_copy(update={"run": run.path})}))
+    except (SegrayError, OSError):
+        return False
+    return True
 
 
 def _work_of(told: dict[str, Any]) -> LoneTraining | GroupTraining | EndedTraining:

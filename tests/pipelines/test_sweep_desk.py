@@ -108,6 +108,17 @@ def test_failures_of_the_settings_stop_nothing(tmp_path: Path) -> None:
     assert sweep.study.waiting() == 2 * MOST_ALIKE - 2
 
 
+def test_shards_that_the_driver_does_not_see_are_a_cause_outside(tmp_path: Path) -> None:
+    """Of a trial that does not say so itself, as one of a prediction."""
+    sweep = Sweep(tmp_path)
+    (tmp_path / "shards" / "manifest.json").rename(tmp_path / "away.json")
+    sweep.fail(sweep.begin(), outside=False)
+    (tmp_path / "away.json").rename(tmp_path / "shards" / "manifest.json")
+    sweep.fail(sweep.begin(), outside=False)
+    sweep.open()
+    assert sweep.study.waiting() == 1
+
+
 def test_reasons_that_name_other_files_are_one(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path)
     for number in range(MOST_ALIKE):

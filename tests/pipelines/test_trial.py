@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import errno
 import math
 from pathlib import Path
 
 import pytest
 import torch
+from made_sweep import hollow_shards
 
-from segray.config import load_config
+from segray import outage
+from segray.config import dump_config, load_config
 from segray.errors import CaseError, SegrayError, UsageError
 from segray.pipelines.run_folder import CHECKPOINTS, RunFolder
 from segray.pipelines.seat import LoneSeat
-from segray.pipelines.trial import EndedTraining, failure_of
+from segray.pipelines.trial import EndedTraining, TrialActor, failure_of
 from segray.tuning.study import SweepStudy
 
 
@@ -30,6 +33,27 @@ def test_other_reasons_are_told_as_they_are() -> None:
         found = failure_of(error)
         assert found["infeasible"] is False
         assert str(error) in found["failed"]
+
+
+def test_a_cause_outside_of_the_settings_is_told_from_one_within() -> None:
+    away = SegrayError("It cannot be read.", mend="Wait.")
+    away.__cause__ = OSError(errno.ESTALE, "Stale file handle")
+    assert failure_of(away)["outside"] is True
+    assert failure_of(UsageError("The net takes no such input.", mend="Another."))["outside"] is False
+    assert failure_of(torch.OutOfMemoryError("CUDA out of memory."))["outside"] is False
+
+
+def test_a_trial_whose_shards_are_away_says_so(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path / "run"))
+    shards = hollow_shards(tmp_path / "shards")
+    run.begin(dump_config(load_config(None, [f"train.shards={shards}", "net.features=[4,8]"])))
+    actor = object.__new__(TrialActor)
+    (shards / "manifest.json").unlink()
+    with outage.patient(0.0):  # afterwards this process is as patient as before
+        actor.setup({"run": run.path, "threads": 1, "gpus": 0})
+        failed = actor.step()
+    assert (failed["done"], failed["outside"]) == (True, True)
+    assert "holds no shards" in failed["failed"]
 
 
 def test_a_training_that_ended_unheard_is_told_and_not_repeated(tmp_path: Path) -> None:
