@@ -160,7 +160,7 @@ def test_a_sweep_learns_from_an_earlier_one(swept: SweepSummary, config_of: Any)
     summary = tune(config_of(RATES, *more), say=said.append)
     assert any("finished trials of" in sentence and "are known to the sampler" in sentence for sentence in said)
     assert [one.state for one in summary.records] == ["finished"], "trials of the earlier sweep were counted"
-    assert summary.records[0].number == len(swept.records)
+    assert summary.records[0].number >= len(swept.records), "the earlier trials stand before it"
     assert "These are your own settings" in summary.answer
 
 
@@ -177,12 +177,12 @@ def test_failed_trials_are_rows_with_a_reason(config_of: Any) -> None:
 def test_shards_that_go_away_stop_a_sweep_that_then_goes_on(config_of: Any, shards: Path, tmp_path: Path) -> None:
     moved = tmp_path / "shards"
     shutil.copytree(shards, moved)
-    config = config_of(RATES, f"train.shards={moved}", "tune.trials=6", "train.epochs=1", "tune.concurrent=1")
+    config = config_of(RATES, f"train.shards={moved}", "tune.trials=5", "train.epochs=1", "tune.concurrent=1")
     with pytest.raises(SegrayError, match="5 trials in a row failed for one reason"):
         tune(config, say=lambda _: moved.rename(tmp_path / "away") if moved.exists() else None)
     (tmp_path / "away").rename(moved)
     summary = tune(load_config(), resume=config.tune.run)
-    assert [one.state for one in summary.records] == ["finished"] * 6
+    assert [one.state for one in summary.records] == ["finished"] * 5
     assert summary.failed == []
 
 
