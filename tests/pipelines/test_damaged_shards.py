@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from train_here import train_here
+from train_here import train_here, train_unrated
 
 from segray.config import Config, load_config
 from segray.errors import SegrayError
@@ -87,5 +87,6 @@ def test_a_batch_without_a_sound_slice_is_the_one_before_again(shards: Path, tmp
 
 def test_a_damaged_held_out_case_is_left_out_of_the_validation(shards: Path, tmp_path: Path) -> None:
     folder, case = _damaged(shards, tmp_path, "validation", whole=False)
-    train_here(_config(folder, tmp_path / "run", "train.damaged=skip"))
+    summary = train_unrated(_config(folder, tmp_path / "run", "train.damaged=skip"))
+    assert (summary.best_epoch, summary.best_dice) == (1, None)
     assert f"{case} is left out of the validation" in (tmp_path / "run" / "run.log").read_text()

@@ -92,7 +92,7 @@ def test_a_training_goes_on_with_fewer_workers_and_grows_again(tmp_path: Path) -
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     command = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(run), *words]
-    subprocess.run(command, check=True, timeout=400, env=environment)
+    subprocess.run(command, check=True, timeout=570, env=environment)
     history = json.loads((run / "history.json").read_text())
     assert [len(start["workers"]) for start in history["starts"]] == [2, 1, 2]
     rows = (run / "metrics.csv").read_text().splitlines()[1:]

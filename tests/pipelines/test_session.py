@@ -9,16 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from train_here import train_here
+from train_here import train_here, train_unrated
 
 from segray.config import Config, load_config
 from segray.engine.validation import Validator
 from segray.phantoms import make_phantoms
 from segray.pipelines.ingest import ingest
 from segray.pipelines.run_folder import METRICS, RunFolder
-from segray.pipelines.seat import LoneSeat
-from segray.pipelines.session import Session
-from segray.pipelines.train import summarise
 
 SETTINGS = (
     "net.features=[4,8]",
@@ -97,15 +94,10 @@ def test_the_last_weights_are_kept_where_no_held_out_case_shows_what_is_rated(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Validator, "add", lambda *_: None)
-    run = RunFolder(str(tmp_path / "run"))
-    session = Session(_config(shards, tmp_path / "run"), LoneSeat(run, torch.device("cpu")))
-    session.restore()
-    assert len(list(session.train())) == 2
-    session.close(failed=False)
-    summary = summarise(run)
+    summary = train_unrated(_config(shards, tmp_path / "run"))
     assert summary.best_epoch == 2
     assert summary.best_dice is None
-    assert [row["val_dice"] for row in run.rows(METRICS)] == ["", ""]
+    assert [row["val_dice"] for row in RunFolder(summary.run).rows(METRICS)] == ["", ""]
     assert (tmp_path / "run" / "run.log").read_text().count("val_dice has no value") == 1
 
 

@@ -9,9 +9,24 @@ import torch
 
 from segray.config import Config, dump_config, load_config
 from segray.pipelines.run_folder import CONFIG, RunFolder
+from segray.pipelines.seat import LoneSeat
+from segray.pipelines.session import Session
 from segray.pipelines.train import TrainSummary, check_config, summarise
 from segray.pipelines.train_start import with_net_of_start
 from segray.pipelines.trial import LoneTraining
+
+
+def train_unrated(config: Config) -> TrainSummary:
+    """Train the config to its end without asking for a validation Dice, as a trial would."""
+    run = RunFolder(str(config.train.run))
+    session = Session(config, LoneSeat(run, torch.device("cpu")))
+    session.restore()
+    try:
+        for _ in session.train():
+            pass
+    finally:
+        session.close(failed=False)
+    return summarise(run)
 
 
 def train_here(config: Config) -> TrainSummary:
