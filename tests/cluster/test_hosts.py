@@ -23,7 +23,7 @@ from tests.cluster.hosts import (
     wait_for,
 )
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 
 def test_ingest_on_the_cluster_writes_every_case(shards: Path) -> None:

@@ -67,6 +67,7 @@ PROGRAM = """
         until(lambda: len(starts()) == 2 and epochs() >= starts()[1]["after_epoch"] + 2)
         cluster.add_node(**room)
         until(lambda: len(starts()) == 3 and epochs() >= starts()[2]["after_epoch"] + 2)
+        (run / "grew_again").touch()  # from here on the training may end this process before we do
         ray.shutdown()
         cluster.shutdown()
         os._exit(0)
@@ -79,6 +80,7 @@ PROGRAM = """
 
 
 @pytest.mark.cluster
+@pytest.mark.long
 def test_a_training_goes_on_with_fewer_workers_and_grows_again(tmp_path: Path) -> None:
     make_phantoms(str(tmp_path / "scans"), cases=4, seed=3, broken=False)
     run = tmp_path / "run"
@@ -92,7 +94,8 @@ def test_a_training_goes_on_with_fewer_workers_and_grows_again(tmp_path: Path) -
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     command = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(run), *words]
-    subprocess.run(command, check=True, timeout=570, env=environment)
+    ended = subprocess.run(command, timeout=570, env=environment)
+    assert (run / "grew_again").exists(), f"the program ended with {ended.returncode}"
     history = json.loads((run / "history.json").read_text())
     assert [len(start["workers"]) for start in history["starts"]] == [2, 1, 2]
     rows = (run / "metrics.csv").read_text().splitlines()[1:]

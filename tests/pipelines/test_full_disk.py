@@ -18,7 +18,7 @@ from segray.phantoms import make_phantoms
 from segray.pipelines.ingest import ingest
 from segray.pipelines.train import train
 
-pytestmark = [pytest.mark.cluster, pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]
+pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]
 
 EPOCHS = 6
 SETTINGS = (
