@@ -83,6 +83,7 @@ print(json.dumps(told), flush=True)
 """
 
 
+@pytest.mark.long
 def test_three_nodes_are_examined_and_a_silent_one_is_a_finding(tmp_path: Path) -> None:
     folder = tmp_path / "shared"
     folder.mkdir()

@@ -15,7 +15,7 @@ from segray.pipelines.ingest import ingest
 from segray.pipelines.train import train
 from segray.shards.manifest import load_manifest
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.usefixtures("embedded_ray")]
 
 SETTINGS = (
     "net.features=[4,8]",

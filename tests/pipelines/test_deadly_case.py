@@ -21,7 +21,7 @@ from segray.nets.normalise import Normalisation
 from segray.nets.unet import build_net
 from segray.pipelines.predict import predict
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.usefixtures("embedded_ray")]
 
 
 SIZE = (512, 512, 400)

@@ -94,7 +94,7 @@ def test_a_training_goes_on_with_fewer_workers_and_grows_again(tmp_path: Path) -
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     command = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(run), *words]
-    ended = subprocess.run(command, timeout=570, env=environment)
+    ended = subprocess.run(command, check=False, timeout=570, env=environment)
     assert (run / "grew_again").exists(), f"the program ended with {ended.returncode}"
     history = json.loads((run / "history.json").read_text())
     assert [len(start["workers"]) for start in history["starts"]] == [2, 1, 2]

@@ -21,6 +21,7 @@ CASES = 16
 
 
 @pytest.mark.ray
+@pytest.mark.long
 @pytest.mark.usefixtures("embedded_ray")
 def test_a_killed_ingest_goes_on_where_it_was(tmp_path: Path) -> None:
     scans, shards = tmp_path / "scans", tmp_path / "shards"

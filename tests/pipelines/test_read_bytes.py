@@ -142,6 +142,7 @@ def test_cases_of_a_sweep_over_predictions_come_from_the_cache(shards: Path, tmp
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_trials_of_a_node_read_the_shards_once(shards: Path, tmp_path: Path, embedded_ray: None) -> None:
     """Training and validation of a lone worker, which reads by itself."""
     due = (_bytes(shards, "train") + _bytes(shards, "validation")) / MIB
@@ -154,6 +155,7 @@ def test_trials_of_a_node_read_the_shards_once(shards: Path, tmp_path: Path, emb
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_two_workers_tell_what_they_read_in_other_processes(shards: Path, tmp_path: Path, embedded_ray: None) -> None:
     """Ray Data reads in processes of its own; what they read ends in a row of metrics.csv."""
     due = (_bytes(shards, "train") + _bytes(shards, "validation")) / MIB
