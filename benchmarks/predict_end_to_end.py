@@ -1,19 +1,21 @@
-"""Predict a case from file to file: segray against a slice-by-slice loop with the same weights, and peak memory.
+"""Predict a case from file to file: segray against a slice-by-slice loop and MONAI's SliceInferer, and peak memory.
 
     python benchmarks/predict_end_to_end.py [--small] [--rounds 3] [--threads 0] [--memory]
 
-The peer is the loop of milesial's Pytorch-UNet ``predict.py`` over the slices of a NIfTI file: nibabel get_fdata, one
-float32 slice after the other through the net, argmax, nibabel save. segray: formats.read_image, Predictor (bf16 where
-the CPU has it), formats.write_mask. "forward" is the network of the Predictor alone on slices that are normalised
-already, as many at once as the Predictor takes. All three in turn in each round, medians, ratios paired within a
-round. The net is trained for some steps on the phantom, so that masks mean something; both masks must agree (Dice >=
-0.999 a structure).
+The same weights for all. Peers: the loop of milesial's Pytorch-UNet ``predict.py`` over the slices of a NIfTI file
+(nibabel get_fdata, one float32 slice after the other through the net, argmax, nibabel save), and the same with MONAI's
+SliceInferer, four slices at once, in the loop's place. segray: formats.read_image, Predictor, formats.write_mask, with
+the backend that it chooses for itself (bf16 where the CPU has it), and with float32 asked for, whose masks have to be
+the loop's. "forward" is the network of segray's Predictor alone on slices that are normalised already, as many at once
+as the Predictor takes. All in turn in each round, medians, ratios paired within a round. The net is trained for some
+steps on the phantom, so that masks mean something; masks must agree with the loop's (Dice >= 0.999 a structure).
 
 ``--memory``: peak resident memory of a fresh process that reads, predicts and writes a 512x512x600 case with 117
 structures on a 1.5 mm grid, so that scores are brought back to the file's 0.8 mm (target < 3 GiB).
 
-Predicted before the first run: ratio 2.5 to 2.9 (bf16 in channels_last with folded norms was 2.3 times float32 on this
-kind of machine, activations inside the convolutions save another tenth), share of the forward pass above 0.95.
+Predicted before the first run: with torch bf16 2.5 to 2.9 times the loop (bf16 in channels_last with folded norms was
+2.3 times float32, activations inside the convolutions save another tenth), with OpenVINO bf16 3.8, SliceInferer 0.83;
+without bf16 hardware OpenVINO float32 1.8; share of the forward pass above 0.95.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +41,9 @@ from scipy import ndimage
 
 from segray import formats
 from segray.case import LabelMap
-from segray.config import NetConfig, PredictConfig, parse_config
-from segray.engine.inference import ForwardPass
+from segray.config import NetConfig, Precision, PredictConfig, parse_config
+from segray.engine.backend_contest import choose_forward
+from segray.engine.backends import BackendChoice, forward_pass
 from segray.engine.predictor import Predictor
 from segray.engine.trainer import Batch, Trainer
 from segray.grid import Grid
@@ -48,9 +51,18 @@ from segray.nets.bundle import Bundle, load_bundle, save_bundle
 from segray.nets.normalise import Normalisation
 from segray.nets.unet import build_net
 
-TARGETS = {"times the peer": 2.5, "share of forward": 0.85, "dice": 0.999, "peak GiB": 3.0}
+TARGETS = {
+    "times the loop": 3.8,
+    "times SliceInferer": 4.5,
+    "float32, times the loop": 1.9,
+    "share of forward": 0.85,
+    "dice": 0.999,
+    "peak GiB": 3.0,
+}
 STRUCTURES = ("body", "lung_right", "lung_left", "liver", "spine")
 WINDOW = Normalisation("window", -1000.0, 1000.0)
+SPACING = (2.0, 0.8, 0.8)
+FLOAT32 = "segray float32"
 MEMORY_STRUCTURES = 117
 CROP, CROPS = 64, 6
 
@@ -102,16 +114,16 @@ def train_briefly(folder: str, features: list[int], side: int, steps: int) -> Bu
     return load_bundle(folder)
 
 
-def crop_of(labels: NDArray[Any], label: int, rng: np.random.Generator) -> tuple[int, slice, slice]:
+def crop_of(labels: NDArray[Any], label: int, rng: np.random.Generator, side: int = CROP) -> tuple[int, slice, slice]:
     """A square around a random pixel of a label in a random slice."""
     z = int(rng.integers(len(labels)))
     ys, xs = np.nonzero(labels[z] == label)
     pixel = rng.integers(len(ys))
-    y, x = (int(np.clip(at[pixel] - CROP // 2, 0, labels.shape[1] - CROP)) for at in (ys, xs))
-    return z, slice(y, y + CROP), slice(x, x + CROP)
+    y, x = (int(np.clip(at[pixel] - side // 2, 0, labels.shape[1] - side)) for at in (ys, xs))
+    return z, slice(y, y + side), slice(x, x + side)
 
 
-def write_scan(path: str, voxels: NDArray[Any], spacing: tuple[float, float, float] = (2.0, 0.8, 0.8)) -> None:
+def write_scan(path: str, voxels: NDArray[Any], spacing: tuple[float, float, float] = SPACING) -> None:
     """A NIfTI file in LPS order; (z, y, x) voxels and spacing in mm."""
     z, y, x = spacing
     nib.save(nib.Nifti1Image(voxels.transpose(2, 1, 0), np.diag([-x, -y, z, 1.0])), path)
@@ -128,6 +140,16 @@ def slice_loop(net: torch.nn.Module, source: str, target: str) -> None:
             logits = net(torch.from_numpy(plane).to(torch.float32)[None, None])
             mask[:, :, number] = logits.argmax(1)[0].numpy().T
     nib.save(nib.Nifti1Image(mask, image.affine), target)
+
+
+def slice_inferer(inferer: Callable[..., Any], net: torch.nn.Module, source: str, target: str) -> None:
+    """The other peer: the same with MONAI's SliceInferer in the loop's place."""
+    image = nib.load(source)
+    values = np.clip(image.get_fdata(dtype=np.float32), -1000, 1000) / 1000
+    planes = torch.from_numpy(values).permute(1, 0, 2)[None, None]
+    with torch.no_grad():
+        labels = inferer(planes, net).argmax(1)[0].permute(1, 0, 2)
+    nib.save(nib.Nifti1Image(labels.numpy().astype(np.uint8), image.affine), target)
 
 
 def with_segray(predictor: Predictor, source: str, target: str) -> None:
@@ -154,50 +176,87 @@ def structure_dice(first: str, second: str) -> dict[str, float]:
     }
 
 
+def chosen_predictor(bundle: Bundle, voxels: NDArray[Any], precision: Precision) -> tuple[Predictor, BackendChoice]:
+    """A Predictor with the backend that `segray predict` would choose, warmed."""
+    config = PredictConfig(gpu="no", precision=precision)
+    choice = choose_forward("auto", bundle, config, voxels, SPACING)
+    predictor = Predictor(bundle, config, backend=choice)
+    predictor.warm_up()
+    return predictor, choice
+
+
+def contenders(
+    bundle: Bundle, folder: str, voxels: NDArray[Any]
+) -> tuple[dict[str, Callable[[], None]], dict[str, str], Predictor]:
+    """The calls by name, each from the scan to a mask of its name; the backends chosen; segray's Predictor."""
+    from monai.inferers import SliceInferer  # takes seconds, which other benchmarks that import this module need not
+
+    net, source = bundle.network(), f"{folder}/ct.nii.gz"
+    predictor, choice = chosen_predictor(bundle, voxels, "auto")
+    exact, exact_choice = chosen_predictor(bundle, voxels, "float32")
+    forward = forward_pass(bundle.network(), torch.device("cpu"), "auto", choice)
+    at_once = predictor.slices_at_once(voxels.shape[1:])
+    inferer = SliceInferer(spatial_dim=2, roi_size=voxels.shape[1:], sw_batch_size=4)
+    zeros, ones = torch.zeros(len(voxels)), torch.ones(len(voxels))
+    ready = WINDOW.apply(torch.from_numpy(voxels), zeros, ones).split(at_once)  # type: ignore[no-untyped-call]
+
+    @torch.inference_mode()
+    def forward_alone() -> None:
+        for images in ready:
+            forward(images)
+
+    with torch.inference_mode():
+        net(ready[0][:1])
+        forward(ready[0])
+    backends = {"segray": f"{choice.name} {choice.precision}", FLOAT32: f"{exact_choice.name} {exact_choice.precision}"}
+    calls: dict[str, Callable[[], None]] = {
+        "loop": lambda: slice_loop(net, source, f"{folder}/loop.nii.gz"),
+        "SliceInferer": lambda: slice_inferer(inferer, net, source, f"{folder}/SliceInferer.nii.gz"),
+        "segray": lambda: with_segray(predictor, source, f"{folder}/segray.nii.gz"),
+        FLOAT32: lambda: with_segray(exact, source, f"{folder}/{FLOAT32}.nii.gz"),
+        "forward": forward_alone,
+    }
+    return calls, backends, predictor
+
+
 def compare(side: int, slices: int, features: list[int], rounds: int, steps: int) -> dict[str, Any]:
-    """Peer, segray and forward alone on one phantom case, in turn."""
+    """Peers, segray and forward alone on one phantom case, in turn."""
     with tempfile.TemporaryDirectory() as folder:
         bundle = train_briefly(f"{folder}/bundle", features, side, steps)
         voxels, _ = phantom(side, slices)
-        source, theirs, ours = (f"{folder}/{name}.nii.gz" for name in ("ct", "peer", "segray"))
-        write_scan(source, voxels)
-        predictor, net = Predictor(bundle, PredictConfig(gpu="no")), bundle.network()
-        forward = ForwardPass(net, torch.device("cpu"), "auto")
-        at_once = predictor.slices_at_once((side, side))
-        ready = WINDOW.apply(torch.from_numpy(voxels), torch.zeros(slices), torch.ones(slices)).split(at_once)  # type: ignore[no-untyped-call]
-
-        @torch.inference_mode()
-        def forward_alone() -> None:
-            for images in ready:
-                forward(images)
-
-        predictor.warm_up()
-        with torch.inference_mode():
-            net(ready[0][:1])
-            forward(ready[0])
-        times: dict[str, list[float]] = {"peer": [], "segray": [], "forward": []}
+        write_scan(f"{folder}/ct.nii.gz", voxels)
+        calls, backends, predictor = contenders(bundle, folder, voxels)
+        times: dict[str, list[float]] = {name: [] for name in calls}
         for number in range(rounds):
-            calls: dict[str, Callable[[], None]] = {
-                "peer": lambda: slice_loop(net, source, theirs),
-                "segray": lambda: with_segray(predictor, source, ours),
-                "forward": forward_alone,
-            }
             # The order turns, so that no one always follows the same neighbour.
-            for name in [*list(calls)[number % 3 :], *list(calls)[: number % 3]]:
+            turn = number % len(calls)
+            for name in [*list(calls)[turn:], *list(calls)[:turn]]:
                 times[name].append(seconds(calls[name]))
             print({name: round(slices / values[-1], 2) for name, values in times.items()}, "slices/s", flush=True)
-        dice = structure_dice(theirs, ours)
+        masks = {name: f"{folder}/{name}.nii.gz" for name in ("SliceInferer", "segray", FLOAT32)}
+        dice = {name: structure_dice(f"{folder}/loop.nii.gz", path) for name, path in masks.items()}
         stages = {name: round(value, 3) for name, value in predictor.last_seconds.items()}
-    ratios = [peer / mine for peer, mine in zip(times["peer"], times["segray"], strict=True)]
-    shares = [alone / mine for alone, mine in zip(times["forward"], times["segray"], strict=True)]
+    ratios = {
+        "times the loop": ratio(times["loop"], times["segray"]),
+        "times SliceInferer": ratio(times["SliceInferer"], times["segray"]),
+        "float32, times the loop": ratio(times["loop"], times[FLOAT32]),
+        "share of forward": ratio(times["forward"], times["segray"]),
+    }
     return {
-        "case": f"{side}x{side}x{slices}", "features": features, "slices at once": at_once,
+        "case": f"{side}x{side}x{slices}",
+        "features": features,
+        "backends": backends,
         "slices/s": {name: round(slices / statistics.median(values), 3) for name, values in times.items()},
-        "times the peer": round(statistics.median(ratios), 2), "times the peer, rounds": [round(r, 2) for r in ratios],
-        "share of forward": round(statistics.median(shares), 3),
-        "share of forward, rounds": [round(share, 3) for share in shares],
-        "dice": round(min(dice.values()), 5), "dice a structure": dice, "seconds a stage": stages,
-    }  # fmt: skip
+        **{name: round(statistics.median(values), 2) for name, values in ratios.items()},
+        "rounds": ratios,
+        "dice": {name: round(min(values.values()), 5) for name, values in dice.items()},
+        "seconds a stage": stages,
+    }
+
+
+def ratio(first: Sequence[float], second: Sequence[float]) -> list[float]:
+    """Of paired times, round by round."""
+    return [round(one / other, 3) for one, other in zip(first, second, strict=True)]
 
 
 def measure_memory(slices: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What helps on COVID-19 infection in CT pictures of groups that training has not seen: one change a row.
 
-    python benchmarks/quality/covid.py DATA [--epochs 20] [--features 16 32 64 128] [--rows base focal tversky+residual]
-        [--keep FOLDER] [--small]
+    python benchmarks/quality/covid.py DATA [--epochs 20] [--batch 16] [--side 128] [--features 16 32 64 128]
+        [--rows base focal tversky+residual] [--keep FOLDER] [--small]
 
 DATA holds frames/, masks/ (infection) and lung_masks/: 662 pictures of six patient groups. The base is
 examples/covid_lungs2d.yaml. Each row changes one thing and trains three folds for the same number of epochs; a group is
@@ -10,7 +10,8 @@ evaluate` as a user runs them; Dice of all voxels of a group, mean over the six 
 is trained with two seeds, whose difference tells how much is luck. Rows joined by + are changed together. As many
 trainings run at once as there are cores, each on a core of its own, some 15 minutes; one that is in --keep is not run
 again. All rows take hours: each is written to the results file when it is done, and rows that stand there from before,
-of as many epochs, features and folds, stay. Narrower features tell in a third of the time what is worth a full run.
+of the same size, stay. Narrow nets on small pictures tell in a fraction of the time what
+is worth a full run.
 
 Seen with 6 epochs, which is 165 steps a fold: two seeds of the base gave 0.477 and 0.364, so that nothing between them
 tells of a setting (focal 0.464; infection weighing three times 0.254). Hence 20 epochs.
@@ -29,6 +30,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,35 @@ ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
 """Name of a row: what kind of change it is, and the settings."""
 
 
+@dataclass(frozen=True)
+class Size:
+    """How long is trained, how many pictures at once, of how many pixels a side, with a net of which widths."""
+
+    epochs: int
+    batch: int
+    side: int
+    features: list[int]
+
+    @property
+    def shards(self) -> str:
+        """Name of the folder of such pictures."""
+        return f"shards_{self.side}"
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Of a training."""
+        return (
+            f"train.epochs={self.epochs}",
+            f"train.batch_size={self.batch}",
+            f"net.features={self.features}",
+            f"train.validate_every={max(1, self.epochs // 10)}",
+        )
+
+    def __str__(self) -> str:
+        """For the name of a folder."""
+        return f"{self.epochs}_epochs_of_{self.batch}_{self.side}_{'-'.join(str(width) for width in self.features)}"
+
+
 def row_named(name: str) -> tuple[str, tuple[str, ...]]:
     """What kinds of change a row is, and its settings; several rows joined by + are made together."""
     unknown = [part for part in name.split("+") if part not in ROWS]
@@ -91,24 +122,25 @@ def is_trained(run: Path) -> bool:
     return history.exists() and bool(json.loads(history.read_text()).get("finished"))
 
 
-def run_once(
-    core: int, name: str, seed: int, data: Path, work: Path, epochs: int, features: Sequence[int]
-) -> dict[str, Any]:
+def run_once(core: int, name: str, seed: int, data: Path, work: Path, size: Size) -> dict[str, Any]:
     """Train three folds with the change of a row, predict every picture, evaluate."""
-    net = "-".join(str(feature) for feature in features)
-    place = work / f"{name.replace(' ', '_')}_{epochs}_epochs_{net}_seed_{seed}"
+    place = work / f"{name.replace(' ', '_')}_{size}_seed_{seed}"
     if (place / "scores.json").exists():
         kept: dict[str, Any] = json.loads((place / "scores.json").read_text())
         return kept
     begin = time.monotonic()
-    fit = (f"train.folds={FOLDS}", f"train.epochs={epochs}", "train.minutes=0", "train.trackers=[]", f"seed={seed}")
-    one_at_once = ("train.cpus_per_worker=0.75", f"net.features={list(features)}")
-    config, run = str(CONFIG), str(place / "run")
+    fit = (
+        f"train.folds={FOLDS}",
+        f"train.epochs={size.epochs}",
+        "train.minutes=0",
+        "train.trackers=[]",
+        f"seed={seed}",
+    )
+    one_at_once = ("train.cpus_per_worker=0.75", f"net.features={list(size.features)}")
+    config, run, shards = str(CONFIG), str(place / "run"), str(work / size.shards)
     if not is_trained(Path(run)):
         begun = (Path(run) / "config.yaml").exists()
-        words = (
-            ("train", "--resume", run) if begun else ("train", config, "--shards", str(work / "shards"), "--run", run)
-        )
+        words = ("train", "--resume", run) if begun else ("train", config, "--shards", shards, "--run", run)
         segray(core, *words, settings=() if begun else (*fit, *one_at_once, *row_named(name)[1]))
     words = ("predict", run, str(data), str(place / "masks"), "--config", config)
     segray(core, *words, settings=("predict.split=validation", "predict.review=0"))
@@ -141,8 +173,7 @@ def measure(
     data: Path,
     work: Path,
     names: Sequence[str],
-    epochs: int,
-    features: Sequence[int],
+    size: Size,
     seeds: Sequence[int] = SEEDS,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and result of each row, as they are done."""
@@ -150,13 +181,14 @@ def measure(
     affinity = sorted(os.sched_getaffinity(0))
     for core in affinity:
         cores.put(core)
-    if not (work / "shards" / "manifest.json").exists():
-        segray(affinity[0], "ingest", str(data), str(work / "shards"), "--config", str(CONFIG))
+    if not (work / size.shards / "manifest.json").exists():
+        grid = (f"ingest.grid.size=[{size.side},{size.side}]",)
+        segray(affinity[0], "ingest", str(data), str(work / size.shards), "--config", str(CONFIG), settings=grid)
 
     def one(unit: tuple[str, int]) -> dict[str, Any]:
         core = cores.get()
         try:
-            return run_once(core, *unit, data, work, epochs, features)
+            return run_once(core, *unit, data, work, size)
         finally:
             cores.put(core)
 
@@ -193,6 +225,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", nargs="?", help="folder with frames/, masks/ and lung_masks/")
     parser.add_argument("--epochs", type=int, default=20, help="of each fold")
+    parser.add_argument("--batch", type=int, default=16, help="pictures a step")
+    parser.add_argument("--side", type=int, default=128, help="of the pictures that are learnt, in pixels")
     parser.add_argument("--features", type=int, nargs="+", default=[16, 32, 64, 128], help="of the net, by level")
     parser.add_argument("--rows", nargs="*", default=list(ROWS), help="which; all by default")
     parser.add_argument("--keep", help="folder for shards, runs, masks and finished rows; else they are thrown away")
@@ -203,16 +237,17 @@ def main() -> None:
         work = Path(arguments.keep or scratch)
         work.mkdir(parents=True, exist_ok=True)
         if arguments.small:
-            print(dict(measure(small_data(work / "data"), work, ["tversky"], 1, (4, 8), (0,))))
+            print(dict(measure(small_data(work / "data"), work, ["tversky"], Size(1, 16, 64, [4, 8]), (0,))))
             return
         if not arguments.data:
             parser.error("name the folder of the data")
         for name in arguments.rows:
             row_named(name)
-        kind = {"epochs": arguments.epochs, "folds": FOLDS, "features": arguments.features}
+        size = Size(arguments.epochs, arguments.batch, arguments.side, arguments.features)
+        kind = {"folds": FOLDS, **asdict(size)}
         rows = rows_before(kind)
         data = Path(arguments.data).resolve()
-        for name, row in measure(data, work, arguments.rows, arguments.epochs, arguments.features):
+        for name, row in measure(data, work, arguments.rows, size):
             rows[name] = row
             write_result("quality_covid", kind | {"rows": rows})
 
