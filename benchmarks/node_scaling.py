@@ -1,21 +1,22 @@
 """`segray predict` on 1, 2, 4 and 8 nodes whose Predictors sleep as long as a GPU would compute: cases a second.
 
-    python benchmarks/node_scaling.py [--nodes 1 2 4 8] [--cases 60] [--small]
+    python benchmarks/node_scaling.py [--nodes 1 2 4 8] [--cases 200] [--small]
 
 Every node is a Ray node of two declared CPUs with a raylet, an object store and processes of its own (Ray's
 `cluster_utils`), the head has none; all share the cores of this machine. Each has one Predictor, which sleeps 0.5 ms a
 slice, the pace of a GPU of 2,000 slices/s, and gives labels that are thresholds of the voxels. Cases of 400 slices of
-64x64 are really read (NIfTI, gzip) and their masks really written, --cases of them a node.
+32x32 are really read (NIfTI, gzip) and their masks really written, --cases of them a node.
 
 Printed for each number of nodes, between 40 and 95 % of the finished cases (before that processes start, and after it
 the nodes run out of cases): cases/s, the share of as many times what one node does, the cores of the machine that were
 busy, and the CPU time that the driver and the head's two Ray processes (gcs_server, raylet) spend on a case. To reach:
 a share of 0.9 until the machine's cores are full.
 
-Predicted: a node does 4.8 cases/s (5 by the sleep), a case costs 90 ms of CPU, reading and writing 60 of them, so that
-two cores are full at 22 cases/s: 1, 2 and 4 nodes scale, 8 cannot. Seen with 96x96 before: 207 ms, half of them Ray's,
-so that two nodes fill two cores; and with object stores of 200 MB, a tenth of what such nodes have, 2.6 cases/s on one
-node and 2.9 on two with idle cores, since Ray Data lets each stage hold a share of the store only.
+Predicted: a node does 4.8 cases/s (5 by the sleep), a case costs 60 ms of CPU, so that two cores are full at 33
+cases/s: 1, 2 and 4 nodes scale, 8 cannot. Seen with larger cases: of 64x64 a case costs 116 ms and two nodes do 0.89 of
+twice as many, four fill the cores; of 96x96 it costs 207 ms, so that two nodes fill them. With object stores of 200 MB,
+a tenth of what such nodes have, 96x96 came to 2.6 cases/s on one node and 2.9 on two, with idle cores: Ray Data lets a
+stage hold a share of the stores only.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from ray.cluster_utils import Cluster
 from segray.config import load_config
 from segray.pipelines import predict as pipeline
 
-SIDE, SLICES = 64, 400
+SIDE, SLICES = 32, 400
 MADE = 8
 """Different cases; the others are links to them."""
 
@@ -84,12 +85,15 @@ class Clock:
         head = sum(sum(process.cpu_times()[:2]) for process in self.head)
         self.marks.append((time.monotonic(), busy, time.process_time(), head))
 
-    def between(self) -> tuple[int, float, float, float, float]:
-        """Cases of the window, its seconds, and the CPU seconds of machine, driver and head in them."""
+    def between(self) -> tuple[float, float, float, float]:
+        """Seconds a case in the window, and the CPU seconds of machine, driver and head a case.
+
+        Each is a slope by least squares: cases of a group finish at once.
+        """
         first, last = (int(share * (len(self.marks) - 1)) for share in WINDOW)
-        pairs = zip(self.marks[first], self.marks[last], strict=True)
-        seconds, busy, driver, head = (after - before for before, after in pairs)
-        return last - first, seconds, busy, driver, head
+        window = np.array(self.marks[first : last + 1])
+        seconds, busy, driver, head = np.polyfit(np.arange(len(window)), window, 1)[0].tolist()
+        return seconds, busy, driver, head
 
 
 def _is_head(process: psutil.Process) -> bool:
@@ -108,19 +112,17 @@ def run_once(base: str, nodes: int) -> dict[str, Any]:
     summary = pipeline.predict(
         str(work / "bundle"), str(work / "cases"), str(work / "masks"), load_config(None, SETTINGS), watcher=clock.note
     )
-    counted, seconds, busy, driver, head = clock.between()
+    seconds, busy, driver, head = clock.between()
     ray.shutdown()
     cluster.shutdown()
     return {
         "cases": summary.new,
-        "of them in the window": counted,
         "failed": len(summary.failed),
-        "seconds": round(seconds, 2),
-        "cases/s": round(counted / seconds, 3),
+        "cases/s": round(1 / seconds, 3),
         "busy cores": round(busy / seconds, 2),
-        "CPU ms a case": round(1000 * busy / counted, 1),
-        "of the driver": round(1000 * driver / counted, 1),
-        "of the head": round(1000 * head / counted, 1),
+        "CPU ms a case": round(1000 * busy, 1),
+        "of the driver": round(1000 * driver, 1),
+        "of the head": round(1000 * head, 1),
     }
 
 
@@ -140,7 +142,7 @@ def measure(work: Path, nodes: int, cases: int, slices: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--cases", type=int, default=90, help="a node")
+    parser.add_argument("--cases", type=int, default=200, help="a node")
     parser.add_argument("--small", action="store_true", help="one and two nodes, few cases, nothing written: for CI")
     parser.add_argument("--once", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--base", help=argparse.SUPPRESS)
