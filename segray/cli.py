@@ -41,6 +41,28 @@ Format = Annotated[
 ConfigFile = Annotated[str | None, typer.Option("--config", metavar="FILE", help="A YAML config.")]
 
 
+def _tell_version(asked: bool) -> None:
+    if not asked:
+        return
+    from importlib.metadata import version
+    from platform import python_version
+
+    from segray import __version__
+
+    parts = ", ".join(f"{name} {version(name)}" for name in ("ray", "torch"))
+    typer.echo(f"segray {__version__} ({parts}, Python {python_version()})")
+    raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the versions, and end.")
+    ] = False,
+) -> None:
+    """What goes before any command."""
+
+
 def _config(path: str | None, overrides: list[str] | None, **named: str | None) -> Config:
     from segray.config import load_config
 

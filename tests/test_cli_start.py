@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 
 import pytest
 
+import segray
 from segray import cli
 
 LIMIT_S = 0.4
@@ -120,3 +122,11 @@ def test_a_flag_of_verify_alone_is_refused() -> None:
     done = run_segray("predict", "bundle", "scans", "out", "--delete-orphans")
     assert done.returncode == 2
     assert "--delete-orphans is for --verify." in " ".join(done.stderr.split())
+
+
+def test_the_version_is_told_without_a_command() -> None:
+    done = run_segray("--version")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(
+        f"segray {segray.__version__} (ray {version('ray')}, torch {version('torch')}, Python "
+    )

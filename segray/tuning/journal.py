@@ -9,11 +9,26 @@ from contextlib import contextmanager
 from typing import Any
 
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal._storage import JournalOperation
 
 from segray.outage import waiting
 
 BLOCK = 1 << 16
 """Bytes that are looked through at a time for the end of the last whole line."""
+
+_WITH_THE_NEXT = frozenset(
+    (
+        JournalOperation.CREATE_TRIAL,
+        JournalOperation.SET_TRIAL_PARAM,
+        JournalOperation.SET_TRIAL_INTERMEDIATE_VALUE,
+        JournalOperation.SET_TRIAL_SYSTEM_ATTR,
+    )
+)
+"""Entries that need not be safe from a power cut before the next of another kind is.
+
+A trial is drawn again as long as its settings, which are an attribute of the user, are not safe; and what it reports
+stands in its run folder too, from which it is told again.
+"""
 
 
 class PatientJournal(JournalFileBackend):
@@ -33,6 +48,7 @@ class PatientJournal(JournalFileBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append entries, once also where the disk went away when they were written, but not yet safe."""
+        at_once = any(log.get("op_code") not in _WITH_THE_NEXT for log in logs)
         text = "".join(f"{json.dumps(log, separators=(',', ':'))}\n" for log in logs).encode()
         began: list[int] = []
 
@@ -44,7 +60,8 @@ class PatientJournal(JournalFileBackend):
                 with open(self._path, "ab") as stream:
                     stream.write(text)
                     stream.flush()
-                    os.fsync(stream.fileno())
+                    if at_once:
+                        os.fsync(stream.fileno())
 
         waiting(append)
 

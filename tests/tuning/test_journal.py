@@ -101,3 +101,27 @@ def test_reading_waits_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pati
     monkeypatch.setattr(os, "stat", gone)
     assert [one.value for one in study.trials] == [0.5]
     assert gone.failed == 2
+
+
+def test_a_trial_is_made_safe_when_it_has_its_settings_and_when_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = _study(tmp_path / "study.journal")
+    lines_that_are_safe: list[int] = []
+    flush = os.fsync
+
+    def noted(descriptor: int) -> None:
+        flush(descriptor)
+        lines_that_are_safe.append(len((tmp_path / "study.journal").read_bytes().splitlines()))
+
+    monkeypatch.setattr(os, "fsync", noted)
+    written = len((tmp_path / "study.journal").read_bytes().splitlines())
+    trial = study.ask()
+    for number in range(3):
+        trial.suggest_float(f"x{number}", 0.0, 1.0)
+    assert not lines_that_are_safe
+    trial.set_user_attr("settings", {"x": 1})
+    assert lines_that_are_safe == [written + 5]
+    trial.report(0.5, 1)
+    study.tell(trial, 0.5)
+    assert lines_that_are_safe == [written + 5, written + 7]
