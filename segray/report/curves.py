@@ -8,7 +8,7 @@ from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from segray.report.theme import ACCENT, FAINT, FEW_COLOURS, SECOND, WIDTH, new_figure, plain, structure_colours, tidy
 
@@ -52,6 +52,8 @@ def dice_curve(epochs: Sequence[Texts]) -> Figure:
     prefix = "val_dice_"
     names = [name.removeprefix(prefix) for name in (epochs[0] if epochs else {}) if name.startswith(prefix)]
     colours = structure_colours(names)
+    # Where not every epoch is validated, the empty ones would break the line everywhere.
+    epochs = [row for row in epochs if row.get("val_dice", "") != ""]
     at = column(epochs, "epoch")
     for name in names:
         label = name if len(names) <= _NAMED_LINES else None
@@ -69,7 +71,7 @@ def learning_rate_curve(epochs: Sequence[Texts]) -> Figure:
     tidy(axes, title="Learning rate", x="epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _line(axes, column(epochs, "epoch"), column(epochs, "lr"), ACCENT, None)
-    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set_ylim(bottom=0)
     return figure
 

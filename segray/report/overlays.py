@@ -64,6 +64,8 @@ def overlay(
 ) -> Figure:
     """Three planes through the most foreground; the truth in the upper row, the mask below with the truth dashed.
 
+    A lone slice has one plane; there the truth is on the left.
+
     Args:
         voxels: (z, y, x), LPS.
         spacing: (z, y, x) in mm.
@@ -77,12 +79,7 @@ def overlay(
     window = display_window(voxels, predicted if truth is None else truth)
     colours = structure_colours(names)
     palette = [colours[name] for name in names]
-    rows = 1 if truth is None else 2
-    widths = [max(plane.picture.shape[1] * plane.spacing[1], 1e-6) for plane in planes]
-    tallest = max(plane.picture.shape[0] * plane.spacing[0] for plane in planes)
-    scale = 9.0 / sum(widths)
-    figure = new_figure(9.4, min(max(rows * tallest * scale, 2.0 * rows), 12.0) + 1.2)
-    grid = figure.subplots(rows, 3, squeeze=False, width_ratios=widths)
+    figure, grid = _room(planes, 1 if truth is None else 2)
     figure.suptitle(plain(title), fontsize=11)
     seen = np.zeros(len(names) + 1, dtype=np.int64)
     for column, plane in enumerate(planes):
@@ -98,12 +95,27 @@ def overlay(
     return figure
 
 
+def _room(planes: Sequence[Plane], rows: int) -> tuple[Figure, NDArray[Any]]:
+    """A figure with axes (rows, planes) as wide as the planes are in mm; rows of a single plane are side by side."""
+    widths = [max(plane.picture.shape[1] * plane.spacing[1], 1e-6) for plane in planes]
+    tallest = max(plane.picture.shape[0] * plane.spacing[0] for plane in planes)
+    if len(planes) == 1:
+        figure = new_figure(9.4, min(max(4.5 * tallest / widths[0], 2.0), 12.0) + 1.2)
+        return figure, figure.subplots(1, rows, squeeze=False).T
+    figure = new_figure(9.4, min(max(rows * tallest * 9.0 / sum(widths), 2.0 * rows), 12.0) + 1.2)
+    return figure, figure.subplots(rows, len(planes), squeeze=False, width_ratios=widths)
+
+
 def choose_planes(
     voxels: Volume, spacing: tuple[float, float, float], truth: Volume | None, predicted: Volume
-) -> tuple[Plane, Plane, Plane]:
-    """The axial, coronal and sagittal plane with the most foreground of the truth (of the mask without one)."""
+) -> tuple[Plane, ...]:
+    """The axial, coronal and sagittal plane with the most foreground of the truth (of the mask without one).
+
+    Of a lone slice the axial one alone.
+    """
     z, y, x = (_fullest(predicted if truth is None or not truth.any() else truth, axis) for axis in range(3))
-    return cut_planes(voxels, spacing, truth, predicted, (z, y, x))
+    planes = cut_planes(voxels, spacing, truth, predicted, (z, y, x))
+    return planes if voxels.shape[0] > 1 else planes[:1]
 
 
 def cut_planes(

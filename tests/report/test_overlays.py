@@ -24,6 +24,14 @@ def test_planes_go_through_the_most_foreground() -> None:
     assert (axial.spacing, coronal.spacing, sagittal.spacing) == ((2.0, 1.0), (5.0, 1.0), (5.0, 2.0))
 
 
+def test_a_lone_slice_has_one_plane_with_truth_and_mask_side_by_side() -> None:
+    voxels, labels = volume()
+    axial, mask = overlay(voxels[4:5], SPACING, labels[4:5], labels[4:5], ["liver", "gut"], "picture").axes
+    assert (axial.get_title(), mask.get_title()) == ("truth, axial", "mask, axial")
+    assert axial.get_position().x1 <= mask.get_position().x0
+    assert len(overlay(voxels[4:5], SPACING, None, labels[4:5], ["liver", "gut"], "picture").axes) == 1
+
+
 def test_aspect_and_directions_are_those_of_the_body() -> None:
     voxels, labels = volume()
     figure = overlay(voxels, SPACING, labels, labels, ["liver", "gut"], "case")

@@ -50,6 +50,14 @@ def test_loss_curve_shows_what_is_there() -> None:
     assert [line.get_label() for line in figure.axes[0].lines] == ["a step", "an epoch, mean"]
 
 
+def test_dice_curve_joins_the_epochs_that_were_validated() -> None:
+    told = ["", "0.2", "", "0.4", "", "0.5"]
+    rows = [{"epoch": str(at), "val_dice": dice, "val_dice_liver": dice} for at, dice in enumerate(told, start=1)]
+    for line in curves.dice_curve(rows).axes[0].lines:
+        assert list(line.get_xdata()) == [2, 4, 6]
+        assert list(line.get_ydata()) == [0.2, 0.4, 0.5]
+
+
 def test_dice_curve_names_few_structures_only() -> None:
     few = curves.dice_curve([{"epoch": "1", "val_dice": "0.5", "val_dice_liver": "0.5"}])
     assert [line.get_label() for line in few.axes[0].lines] == ["liver", "mean"]
