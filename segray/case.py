@@ -254,6 +254,24 @@ class LabelMap:
             return indices.astype(self.dtype, copy=False)
         return self._value_of_index[indices]
 
+    def from_map(self, other: LabelMap, indices: Volume) -> Volume:
+        """Channel indices (or bit fields) of another map in those of this one, by the names of the structures.
+
+        What this map does not name, and what is ignored there, becomes background. Both maps overlap, or neither does.
+        """
+        if other.names == self.names and not other.ignored:
+            return indices
+        places = {number: self.names.index(name) for number, name in enumerate(other.names) if name in self.values}
+        if not self.overlapping:
+            table = np.zeros(len(other.names) + 2, dtype=np.uint8 if self.channels <= 256 else np.uint16)
+            for number, place in places.items():
+                table[number + 1] = place + 1
+            return table[indices]
+        bits = np.zeros(indices.shape, dtype=self.dtype)
+        for number, place in places.items():
+            bits |= ((indices >> number) & 1).astype(self.dtype) << place
+        return bits
+
     def to_bits(self, labels: Volume) -> Volume:
         """Label values, which exclude each other, to the bit fields of an overlapping map of the same names.
 

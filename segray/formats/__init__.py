@@ -80,11 +80,16 @@ def read_case(source: CaseSource, label_map: LabelMap | None, *, overlap: str = 
     return case
 
 
-def read_truth(source: CaseSource, label_map: LabelMap, *, overlap: str = "smallest") -> Volume:
-    """The labels of a case as :func:`read_case` has them; of its image only the header is read. Raises CaseError."""
+def read_truth(
+    source: CaseSource, label_map: LabelMap, *, overlap: str = "smallest", geometry: Geometry | None = None
+) -> Volume:
+    """The labels of a case as :func:`read_case` has them; of its image at most the header is read.
+
+    ``geometry``: of the image, where it is known. Raises CaseError.
+    """
     if not source.has_labels:
         raise CaseError(f"The case {source.case_id} has no labels.")
-    return _labels(source, read_header(source).geometry, label_map, overlap)[0]
+    return _labels(source, geometry or read_header(source).geometry, label_map, overlap)[0]
 
 
 def _labels(

@@ -75,12 +75,13 @@ def _draw(files: PredictionFiles, case: Chosen, target: str) -> None:
     if files.label_map is None or mask is None:
         raise CaseError("its mask or label_map.json is missing.", mend="Run `segray predict` again.")
     predicted, geometry = formats.read_mask(mask)
-    voxels, truth = _image_and_truth(files, case.case_id, files.label_map)
+    truth_map = files.truth_map or files.label_map
+    voxels, truth = _image_and_truth(files, case.case_id, truth_map)
     for volume, what in ((voxels, "image"), (truth, "truth")):
         if volume is not None and volume.shape != predicted.shape:
             raise CaseError(f"the {what} has {volume.shape} voxels and the mask {predicted.shape}.")
     if truth is not None:
-        truth = files.label_map.to_index(truth)
+        truth = files.label_map.from_map(truth_map, truth_map.to_index(truth))
     figure = overlay(
         voxels,
         geometry.spacing,

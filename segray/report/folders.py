@@ -50,6 +50,7 @@ class PredictionFiles:
         metrics: rows of ``metrics.parquet``; [] before ``segray evaluate``.
         label_map: of ``label_map.json``, or None.
         truth: case id to the JSON text of its CaseSource, of ``evaluation.json``.
+        truth_map: how the truth numbers its structures; None: as the masks do.
         sources: the same of all predicted cases, of the ledger.
         unmeasured: case id to the reason why it could not be measured.
         prediction: ``prediction.json``.
@@ -60,6 +61,7 @@ class PredictionFiles:
     metrics: list[dict[str, Any]]
     label_map: LabelMap | None
     truth: dict[str, str]
+    truth_map: LabelMap | None
     sources: dict[str, str]
     unmeasured: dict[str, str]
     prediction: dict[str, Any]
@@ -151,6 +153,7 @@ def read_prediction(folder: str) -> PredictionFiles:
         metrics=_table(folder, "metrics.parquet"),
         label_map=LabelMap.from_json(labels) if labels else None,
         truth={case: _as_text(source) for case, source in _mapping(evaluation.get("truth")).items()},
+        truth_map=LabelMap.from_json(json.dumps(told)) if (told := evaluation.get("truth_map")) else None,
         sources=ledger_parts.sources(folder),
         unmeasured={case: str(reason) for case, reason in _mapping(evaluation.get("failed")).items()},
         prediction=read_json(storage.join(folder, "prediction.json")),
