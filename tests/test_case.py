@@ -205,3 +205,17 @@ def test_a_structure_is_found_by_its_name_and_an_unknown_one_by_the_nearest(over
         names.number("livr", "a.setting")
     with pytest.raises(UsageError, match=r"Known are spleen, liver\.$"):
         names.number("x", "a.setting")
+
+
+def test_indices_of_another_map_are_those_of_the_same_names() -> None:
+    other = LabelMap({"liver": 3, "gut": 5, "spleen": 9}, ignored=7)
+    own = LabelMap({"spleen": 1, "kidney": 2, "liver": 4})
+    indices = other.to_index(np.array([[[0, 3, 5, 9, 7]]], np.uint8))
+    assert own.from_map(other, indices).tolist() == [[[0, 3, 0, 1, 0]]]
+    assert own.from_map(own, indices) is indices
+
+
+def test_bits_of_another_map_are_those_of_the_same_names() -> None:
+    other = LabelMap({"lung": 1, "infection": 2, "heart": 3}, overlapping=True)
+    own = LabelMap({"infection": 1, "lung": 2}, overlapping=True)
+    assert own.from_map(other, np.array([[[0b000, 0b001, 0b011, 0b110]]], np.uint8)).tolist() == [[[0, 2, 3, 1]]]

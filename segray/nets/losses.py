@@ -97,7 +97,8 @@ class _DiceCrossEntropy(torch.autograd.Function):
         picked = probabilities.gather(1, labels[:, None])[:, 0]
         channels = pixels.shape[1]
         truth = torch.bincount(labels, minlength=channels).to(wide.dtype)
-        overlap = torch.zeros_like(truth).index_add_(0, labels, picked)
+        # Millions of values go into one number, which in float32 would round each of them to 0.25 beyond 2 million.
+        overlap = torch.zeros_like(truth, dtype=torch.float64).index_add_(0, labels, picked.double()).to(wide.dtype)
         bottom = probabilities.sum(0) + truth + SMOOTH
         score = (2.0 * overlap + SMOOTH) / bottom
         present = truth > 0

@@ -86,3 +86,12 @@ def test_nan_logits_give_a_nan_loss() -> None:
     logits, labels = _batch()
     logits[0, 0, 0, 0] = float("nan")
     assert segmentation_loss(logits, labels, LossConfig()).total.isnan()
+
+
+def test_a_large_structure_has_the_dice_of_its_exact_sums() -> None:
+    labels = torch.ones(10, 1024, 512, dtype=torch.uint8)
+    labels[:, :64] = 0
+    logits = torch.zeros(10, 2, 1024, 512)
+    logits[:, 1] = torch.linspace(1.7, 2.0, 512)
+    exact = segmentation_loss(logits.double(), labels, LossConfig()).dice
+    torch.testing.assert_close(segmentation_loss(logits, labels, LossConfig()).dice.double(), exact, atol=1e-5, rtol=0)
