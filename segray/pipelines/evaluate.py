@@ -1,13 +1,14 @@
-"""Masks against true labels, case by case on Ray Data."""
+"""Masks against true labels, case by case as Ray tasks."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import ray
 
 from segray import formats, privacy, storage
 from segray.case import LabelMap
@@ -17,15 +18,18 @@ from segray.evaluation.metrics import case_rows, pooled_accuracy
 from segray.evaluation.patients import patient_means, patient_rows
 from segray.evaluation.tables import overall, summarise, write_table
 from segray.formats.source import CaseSource
+from segray.pipelines.case_tasks import run_on_cases
 from segray.pipelines.case_watch import CaseWatch, Watcher
 from segray.pipelines.failures import reason_for
+from segray.pipelines.headers import Planned, read_headers
 from segray.pipelines.ledger import Ledger
 from segray.pipelines.runtime import ray_session
 from segray.pipelines.truth_cases import TruthCases, truth_cases
 
 EVALUATION = "evaluation.json"
-CASES_A_TASK = 2
 EVALUATE_TASK_CPUS = 0.5
+VOXEL_BYTES = 12
+MIB = 1 << 20
 NAMED_ACCURACIES = 3
 
 
@@ -65,34 +69,50 @@ def evaluate(
     there = storage.exists(storage.join(folder, "label_map.json"))
     config = privacy.with_privacy(config or Config(), folder if there else None)
     known = truth_cases(folder, truth, config)
-    maps = known.label_map.to_json(), known.truth_map.to_json()
     rows: list[dict[str, Any]] = []
     failed = list(known.failed)
     with ray_session(config.ray), CaseWatch(folder, "evaluate", watcher) as watch:
         watch.note(f"evaluate: {len(known.cases)} cases against {truth}")
-        masks = {case_id: entry.mask for case_id, entry in Ledger(folder).entries.items() if entry.done}
-        items = [{"source": source.to_json(), "mask": masks[source.case_id]} for source in known.cases]
-        dataset = ray.data.from_items(items, override_num_blocks=max(1, len(items) // CASES_A_TASK)).map(
-            privacy.discreet(measure_row), fn_args=(folder, *maps), num_cpus=EVALUATE_TASK_CPUS
-        )
-        for done, found in enumerate(dataset.iter_rows(), start=1):
+        for done, found in enumerate(_measured(folder, known), start=1):
             if found["reason"]:
                 failed.append((found["case_id"], found["reason"]))
             rows += json.loads(found["rows"])
-            watch(found, done, len(items))
+            watch(found, done, len(known.cases))
     rows.sort(key=lambda row: row["case_id"])
     return _close(folder, storage.absolute(truth), known, rows, sorted(failed))
 
 
-def measure_row(row: dict[str, Any], folder: str, label_map_json: str, truth_map_json: str) -> dict[str, Any]:
+def _measured(folder: str, known: TruthCases) -> Iterator[dict[str, Any]]:
+    """The row of every case as :func:`measure_row` has it, as they are measured."""
+    planned, broken = read_headers(known.cases)
+    for source, reason in broken:
+        yield _unmeasured(source, reason)
+    masks = {case_id: entry.mask for case_id, entry in Ledger(folder).entries.items() if entry.done}
+    shared = (folder, masks, known.label_map.to_json(), known.truth_map.to_json())
+    for done in run_on_cases(measure_row, planned, shared, bytes_of=bytes_needed, cpus=EVALUATE_TASK_CPUS):
+        yield done.result or _unmeasured(done.item.source, done.reason)
+
+
+def _unmeasured(source: CaseSource, reason: str) -> dict[str, Any]:
+    return {"case_id": source.case_id, "reason": reason, "rows": "[]"}
+
+
+def bytes_needed(case: Planned) -> int:
+    """Memory to measure a case: files, mask, truth, and the channel indices of both."""
+    return math.prod(case.size) * VOXEL_BYTES + 256 * MIB
+
+
+def measure_row(
+    row: dict[str, Any], folder: str, masks: Mapping[str, str], label_map_json: str, truth_map_json: str
+) -> dict[str, Any]:
     """The metric rows of one case as JSON, or the reason why there are none."""
     source = CaseSource.from_json(row["source"])
     maps = LabelMap.from_json(label_map_json), LabelMap.from_json(truth_map_json)
     try:
-        rows, reason = measure_case(source, storage.join(folder, row["mask"]), *maps), ""
+        rows = measure_case(source, storage.join(folder, masks[source.case_id]), *maps)
     except Exception as error:
-        rows, reason = [], reason_for(error)
-    return {"case_id": source.case_id, "reason": reason, "rows": json.dumps(rows)}
+        return _unmeasured(source, reason_for(error))
+    return {"case_id": source.case_id, "reason": "", "rows": json.dumps(rows)}
 
 
 def measure_case(
