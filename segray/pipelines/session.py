@@ -114,6 +114,7 @@ class Session:
         self._reading = CountedVisits(visit_reader(self.index, shard_cache(config.train)))
         self._noted: set[str] = set()
         self._at_once = 2 * config.train.slices_a_step
+        self._of_update: list[tuple[Batch, int]] = []
 
     def restore(self) -> None:
         """Load the latest checkpoint, if there is one, and drop the rows of epochs that it does not hold."""
@@ -227,20 +228,26 @@ class Session:
         return self._epoch_row(epoch, sums, result.lr, stepped, waited, time.monotonic() - clock)
 
     def _step(self, batch: Batch, epoch: int, step: int, progress: float, number: int) -> StepResult:
-        """A step, the ``number``-th of its epoch, again with less memory where it ran out."""
+        """A step, the ``number``-th of its epoch; where memory ran out again with less, and so those of its update."""
         before = (number - 1) // self.config.optim.accumulate * self.config.optim.accumulate
         last = min(before + self.config.optim.accumulate, self.steps)
+        if number == before + 1:
+            self._of_update.clear()
+        self._of_update.append((batch, step))
+        again = self._of_update[-1:]
         while True:
             try:
-                return self.trainer.step(
-                    batch,
-                    epoch=epoch,
-                    step=step,
-                    progress=progress,
-                    drops=self.position.drops,
-                    update=number == last,
-                    together=last - before,
-                )
+                for learnt, at in again:
+                    result = self.trainer.step(
+                        learnt,
+                        epoch=epoch,
+                        step=at,
+                        progress=progress,
+                        drops=self.position.drops,
+                        update=number == last and at == step,
+                        together=last - before,
+                    )
+                return result
             except torch.OutOfMemoryError:
                 self._say(self.trainer.spare_memory(), "warning")
                 if self.device.type == "cuda":
@@ -249,6 +256,8 @@ class Session:
                     # The other workers wait in the middle of a sum. All begin again from the last checkpoint.
                     self.run.write_history(spared=self.trainer.spared)
                     raise
+                # The gradients of the batches before it went too.
+                again = list(self._of_update)
 
     def _sum_over_workers(self, sums: np.ndarray[Any, Any]) -> None:
         """The sums over all workers, in place: where losses are the metric, they choose the same epoch everywhere."""
