@@ -158,6 +158,25 @@ def test_a_table_may_name_the_file_as_labels(tmp_path: Path) -> None:
     assert formats.label_values(source) == [5, 6]
 
 
+def test_structures_matched_by_number_keep_their_overlap(tmp_path: Path) -> None:
+    save_series(tmp_path / "s", ramp(6, ROWS, COLUMNS))
+    boxes = {"BODY": box(1.5, 1.5, 15.5, 15.5), "GTV 1": box(4.5, 4.5, 8.5, 8.5), "PTV": box(3.5, 3.5, 9.5, 9.5)}
+    save_rtstruct(tmp_path / "rs", {name: [closed(one, 1)] for name, one in boxes.items()})
+    (tmp_path / "cases.csv").write_text("case_id,image,label\nx,s,rs\n")
+
+    def counts(structures: list[str] | None = None, **labels: int) -> list[int]:
+        config = IngestConfig(labels=labels, structures=structures, overlap="keep")
+        found = formats.discover(str(tmp_path / "cases.csv"), config)
+        kept = formats.read_case(found.cases[0], found.label_map, overlap="keep").labels
+        return np.bincount(kept.reshape(-1))[1:].tolist()
+
+    # The file numbers its structures from 5 on.
+    assert counts(tumour=6, body=5, target=7) == [14 * 14 - 36, 0, 0, 0, 36 - 16, 0, 16]
+    assert counts(["body", "tumour"], tumour=6, body=5, target=7) == [14 * 14 - 16, 0, 16]
+    with pytest.raises(CaseError, match=r"values \[7\], which the label map does not name"):
+        counts(tumour=6, body=5)
+
+
 def test_contours_that_cross_slices_are_refused(tmp_path: Path) -> None:
     slanted = world(box(1.5, 1.5, 5.5, 5.5), 1)
     slanted[2:, 2] += 5
