@@ -78,7 +78,9 @@ def _safe(named: dict[int, str]) -> dict[str, int]:
         name = name.replace("..", "_").lstrip(" .+()-")
         if not is_safe(name):
             name = f"structure_{number}"
-        found[f"{name}_{number}" if name in found else name] = number
+        while name in found:
+            name = f"{name}_{number}"
+        found[name] = number
     return found
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from made_dicoms import SPACING, START, ramp, save_rtstruct, save_series
 from matplotlib.path import Path as Outline
@@ -14,6 +15,7 @@ from segray import formats
 from segray.case import LabelMap
 from segray.config import IngestConfig
 from segray.errors import CaseError, UsageError
+from segray.formats.dicom_labels import structure_numbers
 from segray.formats.rtstruct import fill_contours
 
 ROWS, COLUMNS = 20, 30
@@ -41,6 +43,14 @@ def drawn(folder: Path, contours: Any, **more: Any) -> tuple[Any, list[str]]:
     discovery = formats.discover(str(folder), IngestConfig())
     case = formats.read_case(discovery.cases[0], discovery.label_map)
     return case.labels, case.notes
+
+
+def rename_rois(path: Path, names: dict[str, str]) -> None:
+    """Give ROIs of a structure set other names, which need not be unique."""
+    dataset = pydicom.dcmread(path)
+    for roi in dataset.StructureSetROISequence:
+        roi.ROIName = names.get(roi.ROIName, roi.ROIName)
+    pydicom.dcmwrite(path, dataset)
 
 
 def test_a_box_is_filled_by_centres(tmp_path: Path) -> None:
@@ -135,6 +145,18 @@ def test_names_are_made_safe_and_overlaps_settled(tmp_path: Path) -> None:
     assert np.bincount(kept.reshape(-1))[[1, 2, 3]].tolist() == [0, 14 * 14 - 16, 16]
     with pytest.raises(CaseError, match="overlap"):
         formats.read_case(discovery.cases[0], discovery.label_map, overlap="refuse")
+
+
+def test_names_that_are_equal_once_they_are_numbered_are_told_apart(tmp_path: Path) -> None:
+    save_series(tmp_path / "s", ramp(6, ROWS, COLUMNS))
+    places = {"a": 1, "a_7": 2, "a*": 3, "a?": 4}
+    save_rtstruct(tmp_path / "s" / "rs", {name: [closed(box(1.5, 1.5, 5.5, 5.5), at)] for name, at in places.items()})
+    rename_rois(tmp_path / "s" / "rs", {"a*": "a", "a?": "a"})
+    assert structure_numbers(str(tmp_path / "s" / "rs")) == {"a": 5, "a_7": 6, "a_7_7": 7, "a_8": 8}
+    discovery = formats.discover(str(tmp_path / "s"), IngestConfig())
+    labels = formats.read_case(discovery.cases[0], discovery.label_map).labels
+    assert labels is not None
+    assert len(np.unique(labels)) == 5
 
 
 def test_a_table_may_name_the_file_as_labels(tmp_path: Path) -> None:
