@@ -94,7 +94,8 @@ def ingest(
 ) -> IngestSummary:
     """Write shards for the labelled cases of ``source``; run again, only what is missing or changed.
 
-    The manifest is written last: killed at any moment, a reader sees the shards as they were before.
+    The manifest is written last: killed at any moment, a reader sees none of the cases that were added. A case that is
+    written again replaces the one before at once, and a reader of the older manifest meets a ShardError there.
 
     Args:
         source: the folder of cases.
