@@ -6,7 +6,7 @@ import base64
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -291,10 +291,7 @@ class LabelMap:
         lookup[places], known[places] = found, True
         unknown = [int(value) for value in np.unique(labels) if not known[value]]
         if unknown:
-            raise CaseError(
-                f"The labels hold the values {unknown[:8]}, which the label map does not name.",
-                mend="Add them to ingest.labels, or mend the label file.",
-            )
+            raise unnamed_values(unknown)
         return lookup[labels]
 
     def _checked_bits(self, labels: Volume) -> Volume:
@@ -330,6 +327,14 @@ class LabelMap:
         except (ValueError, AttributeError, TypeError) as error:
             raise UsageError(f"label_map.json is not a table of names and integers ({error}).") from error
         return cls(values, overlapping=nested and table.get("overlapping") is True, ignored=ignored)
+
+
+def unnamed_values(values: Sequence[int]) -> CaseError:
+    """The error of labels with values that the label map does not name."""
+    return CaseError(
+        f"The labels hold the values {list(values[:8])}, which the label map does not name.",
+        mend="Add them to ingest.labels, or mend the label file.",
+    )
 
 
 @dataclass

@@ -63,16 +63,16 @@ class Cleaning:
             label_map.overlapping,
         )
 
-    def clean(self, labels: Volume, spacing: tuple[float, float, float]) -> None:
+    def clean(self, labels: Volume, voxel_ml: float) -> None:
         """Clean the mask of a whole case, in place; the same mask always comes out the same.
 
         Beside the labels it takes about 7 bytes a voxel of the box around the structures that it looks at.
 
         Args:
             labels: (z, y, x) channel indices, or bit fields, of an unsigned type.
-            spacing: (z, y, x) mm.
+            voxel_ml: volume of a voxel; on a sheared grid less than the product of its spacing.
         """
-        least = {number: least_voxels(ml, spacing) for number, ml in self.smallest_ml.items()}
+        least = {number: least_voxels(ml, voxel_ml) for number, ml in self.smallest_ml.items()}
         if not self.overlapping:
             remove_components(labels, self.largest, least)
             fill_holes(labels, self.filled)
@@ -92,9 +92,9 @@ class Cleaning:
             np.bitwise_or(fields, inside * bit, out=fields)
 
 
-def least_voxels(ml: float, spacing: tuple[float, float, float]) -> int:
-    """The voxels of (z, y, x) mm that a component of at least so many ml has."""
-    return math.ceil(ml * 1000.0 / math.prod(spacing) * (1.0 - ROUNDING))
+def least_voxels(ml: float, voxel_ml: float) -> int:
+    """The voxels of a volume in ml that a component of at least so many ml has."""
+    return math.ceil(ml / voxel_ml * (1.0 - ROUNDING))
 
 
 def remove_components(labels: Volume, largest: Iterable[int], least: Mapping[int, int]) -> None:

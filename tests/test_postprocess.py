@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from segray.case import LabelMap
+from segray.case import Geometry, LabelMap
 from segray.config import PredictConfig, load_config
 from segray.errors import UsageError
 from segray.postprocess import Cleaning, least_voxels
@@ -53,9 +53,8 @@ def holes_of_scipy(labels: Volume, filled: frozenset[int]) -> Volume:
     return out
 
 
-def cleaned_by_scipy(labels: Volume, cleaning: Cleaning, spacing: tuple[float, float, float]) -> Volume:
+def cleaned_by_scipy(labels: Volume, cleaning: Cleaning, ml: float) -> Volume:
     """The definition, structure by structure."""
-    ml = float(np.prod(spacing)) / 1000
     out = labels.copy()
     for number in (1, 2, 3):
         voxels = int(np.ceil(cleaning.smallest_ml.get(number, 0) / ml - 1e-6))
@@ -80,9 +79,9 @@ def test_cleaning_equals_scipys_structure_by_structure(
 ) -> None:
     cleaning = Cleaning(largest, smallest, filled)
     found = labels.copy()
-    cleaning.clean(found, (2.0, 1.0, 0.5))
+    cleaning.clean(found, ML)
     assert found.dtype == labels.dtype
-    assert np.array_equal(found, cleaned_by_scipy(labels, cleaning, (2.0, 1.0, 0.5)))
+    assert np.array_equal(found, cleaned_by_scipy(labels, cleaning, ML))
 
 
 @settings(max_examples=150, deadline=None)
@@ -99,12 +98,12 @@ def test_overlapping_structures_are_cleaned_each_as_if_it_were_alone(
     for number, inside in masks.items():
         labels[inside] |= dtype(1 << (numbers[number] - 1))
     places = [frozenset(numbers[number] for number in some) for some in (largest, filled)]
-    Cleaning(places[0], {1: 2 * ML}, places[1], overlapping=True).clean(labels, MM)
+    Cleaning(places[0], {1: 2 * ML}, places[1], overlapping=True).clean(labels, ML)
     for number, inside in masks.items():
         only = [frozenset({1} if number in some else ()) for some in (largest, filled)]
         alone = Cleaning(only[0], {1: 2 * ML} if number == 1 else {}, only[1])
         found = labels >> dtype(numbers[number] - 1) & dtype(1)
-        assert np.array_equal(found, cleaned_by_scipy(inside.astype(np.uint8), alone, MM))
+        assert np.array_equal(found, cleaned_by_scipy(inside.astype(np.uint8), alone, ML))
 
 
 def test_all_labels_take_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,11 +116,11 @@ def test_all_labels_take_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(cc3d, "connected_components", counted)
     labels = np.random.default_rng(0).integers(0, 32, (4, 9, 9)).astype(np.uint8)
-    Cleaning(frozenset(range(1, 32))).clean(labels, MM)
+    Cleaning(frozenset(range(1, 32))).clean(labels, ML)
     assert len(calls) == 1
     assert len(np.unique(labels)) == 32
-    Cleaning().clean(labels, MM)
-    Cleaning(frozenset({40}), {41: 1.0}, frozenset({42})).clean(labels, MM)
+    Cleaning().clean(labels, ML)
+    Cleaning(frozenset({40}), {41: 1.0}, frozenset({42})).clean(labels, ML)
     assert len(calls) == 1
 
 
@@ -130,7 +129,7 @@ def test_volumes_are_those_of_the_cases_voxels() -> None:
     labels[0, 0, :5], labels[2, 4, :4] = 1, 1
     for spacing, kept in (((4.0, 0.5, 0.5), [5]), ((4.0, 1.0, 1.0), [5, 4]), ((1.0, 0.5, 0.5), [])):
         found = labels.copy()
-        Cleaning(smallest_ml={1: 5 * ML}).clean(found, spacing)
+        Cleaning(smallest_ml={1: 5 * ML}).clean(found, float(np.prod(spacing)) / 1000)
         assert [int((found[z] > 0).sum()) for z in (0, 2) if found[z].any()] == kept, spacing
 
 
@@ -138,13 +137,21 @@ def test_volumes_are_those_of_the_cases_voxels() -> None:
     (0.1, (0.1, 0.1, 0.1), 100_000), (0.3, (0.7, 0.1, 0.3), 14286), (0.0, MM, 0), (0.0015, MM, 2), (0.003, MM, 3),
 ])  # fmt: skip
 def test_a_component_of_the_very_volume_is_kept(ml: float, spacing: tuple[float, float, float], voxels: int) -> None:
-    assert least_voxels(ml, spacing) == voxels
+    assert least_voxels(ml, float(np.prod(spacing)) / 1000) == voxels
+    assert least_voxels(ml, Geometry(np.diag([*spacing[::-1], 1.0]), (4, 4, 4)).voxel_ml) == voxels
+
+
+def test_the_voxels_of_a_tilted_gantry_are_no_boxes() -> None:
+    sheared = np.diag([1.0, 1.0, 5.0, 1.0])
+    sheared[1, 2] = 5.0 * np.tan(np.radians(25))
+    grid = Geometry(sheared, (8, 8, 8))
+    assert least_voxels(1.0, grid.voxel_ml) == 200
 
 
 def test_of_components_of_one_size_the_first_is_kept() -> None:
     labels = np.zeros((3, 5, 5), np.uint8)
     labels[0, 4, 4], labels[2, 0, 0], labels[1, 2, 0] = 1, 1, 1
-    Cleaning(frozenset({1})).clean(labels, MM)
+    Cleaning(frozenset({1})).clean(labels, ML)
     assert np.argwhere(labels).tolist() == [[0, 4, 4]]
 
 
@@ -152,15 +159,15 @@ def test_a_component_hangs_together_by_its_corners_and_a_hole_by_its_faces() -> 
     stairs = np.zeros((3, 3, 3), np.uint8)
     stairs[[0, 1, 2], [0, 1, 2], [0, 1, 2]] = 1
     found = stairs.copy()
-    Cleaning(frozenset({1})).clean(found, MM)
+    Cleaning(frozenset({1})).clean(found, ML)
     assert np.array_equal(found, stairs)
     shell = np.ones((3, 3, 3), np.uint8)
     shell[1, 1, 1] = shell[0, 0, 1] = 0
-    Cleaning(filled=frozenset({1})).clean(shell, MM)
+    Cleaning(filled=frozenset({1})).clean(shell, ML)
     assert np.argwhere(shell == 0).tolist() == [[0, 0, 1]]
     open_shell = np.ones((3, 3, 3), np.uint8)
     open_shell[1, 1, 1] = open_shell[0, 1, 1] = 0
-    Cleaning(filled=frozenset({1})).clean(open_shell, MM)
+    Cleaning(filled=frozenset({1})).clean(open_shell, ML)
     assert (open_shell == 0).sum() == 2
 
 
@@ -169,9 +176,9 @@ def test_a_stray_component_in_a_hole_goes_before_the_hole_is_filled() -> None:
     labels[2:5, 2:5, 2:5] = 0
     labels[3, 3, 3] = 2
     alone = labels.copy()
-    Cleaning(filled=frozenset({1, 2})).clean(alone, MM)
+    Cleaning(filled=frozenset({1, 2})).clean(alone, ML)
     assert np.array_equal(alone, labels), "the room lies against two structures"
-    Cleaning(smallest_ml={2: 2 * ML}, filled=frozenset({1})).clean(labels, MM)
+    Cleaning(smallest_ml={2: 2 * ML}, filled=frozenset({1})).clean(labels, ML)
     assert (labels == 1).all()
 
 
@@ -182,7 +189,7 @@ def test_a_picture_is_filled_in_its_plane() -> None:
     for labels, filled in ((ring, True), (tube, False)):
         for overlapping in (False, True):
             found = labels.copy()
-            Cleaning(filled=frozenset({1}), overlapping=overlapping).clean(found, MM)
+            Cleaning(filled=frozenset({1}), overlapping=overlapping).clean(found, ML)
             assert bool(found.all()) is filled
 
 

@@ -152,8 +152,13 @@ def _inside(inner: NDArray[np.bool_], marks: NDArray[np.int64]) -> float:
 
 
 def correlation_ratio(image: NDArray[np.float32], marks: NDArray[np.int64]) -> float:
-    """The share of the image's variance that lies between the classes of ``marks`` (small integers), 0..1."""
+    """The share of the image's variance that lies between the classes of ``marks`` (small integers), 0..1.
+
+    0 where there are no voxels at all.
+    """
     flat = image.reshape(-1).astype(np.float64)
+    if not flat.size:
+        return 0.0
     codes = marks.reshape(-1)
     counts = np.bincount(codes)
     sums = np.bincount(codes, weights=flat)
@@ -204,6 +209,8 @@ def _offset_along(axis: int, voxels: Volume, labels: Volume) -> float | None:
     core = marks[REACH : side - REACH]
     # Far from the labels lie the large contrasts (air, table) that have nothing to do with them.
     near = ndimage.binary_dilation(core > 0, iterations=NEAR)
+    if not near.any():
+        return None
     fits = [
         correlation_ratio(image[REACH + by : side - REACH + by][near], core[near]) for by in range(-REACH, REACH + 1)
     ]

@@ -17,7 +17,7 @@ from segray.doctor.fingerprint import clusters, near_pairs
 from segray.doctor.placement import AXES, HALF
 from segray.errors import UsageError
 from segray.shards.manifest import SPLITS
-from segray.shards.split import split_cases
+from segray.shards.split import match_table, split_cases
 
 NAMED = 6
 """Names in a sentence; the tables hold all."""
@@ -75,13 +75,20 @@ def usable(report: CaseReport) -> bool:
     return not report.problem and not report.label_problem and facts is not None and not facts.outside
 
 
-def conclude(reports: Sequence[CaseReport], config: SplitConfig) -> Whole:
-    """Findings, split and structures of all cases; a split that ingest would refuse is a finding."""
+def conclude(reports: Sequence[CaseReport], config: SplitConfig, left_out: Sequence[str] = ()) -> Whole:
+    """Findings, split and structures of all cases; a split that ingest would refuse is a finding.
+
+    Args:
+        reports: of all cases that were examined.
+        config: of the split.
+        left_out: names of cases and files that were left out before.
+    """
     readable = [report for report in reports if not report.problem]
     taken = [report for report in reports if usable(report)]
     structures = structure_rows(taken)
     findings = [one for report in reports for one in findings_of(report)]
     try:
+        findings += _strays(match_table([*(report.case_id for report in reports), *left_out], config))
         split = split_of(taken, config)
     except UsageError as error:
         findings.append(Finding("split", "error", "", error.message, error.mend))
@@ -99,6 +106,11 @@ def split_of(reports: Sequence[CaseReport], config: SplitConfig) -> dict[str, st
     """Which split each case will be in. Raises UsageError as ingest does."""
     patients = {report.case_id: report.patient for report in reports}
     return split_cases(patients, config, {report.case_id: report.split for report in reports})
+
+
+def _strays(notes: Sequence[str]) -> list[Finding]:
+    mend = "Mend these ids; cases that you have taken away may stay in the CSV."
+    return [Finding("split-ids", "warning", "", note, mend) for note in notes]
 
 
 def structure_rows(reports: Sequence[CaseReport]) -> list[StructureRow]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -107,6 +108,7 @@ class Predictor:
         *,
         probabilities: ProbabilitySink | None = None,
         statistics: CaseStatistics | None = None,
+        voxel_ml: float | None = None,
     ) -> NDArray[Any]:
         """Label indices of a case.
 
@@ -120,6 +122,8 @@ class Predictor:
                 are taken from, before components are removed.
             statistics: of the case, where the voxels have lain on a canvas with a margin around them; None: they are
                 computed of these voxels, where the normalisation asks.
+            voxel_ml: volume of a voxel, for ``predict.smallest_ml``; None: of a box of the spacing, which on a sheared
+                grid (a tilted gantry) is too large.
 
         Returns:
             (z, y, x) channel indices on the case's own grid: uint8, or uint16 for more than 256 channels; of a bundle
@@ -130,9 +134,10 @@ class Predictor:
         Raises:
             CaseError: the voxels are no volume, have other channels than the bundle's network, or do not fit its grid.
         """
-        return self._predict([(voxels, spacing)], probabilities, statistics)[0]
+        volumes = None if voxel_ml is None else [voxel_ml]
+        return self._predict([(voxels, spacing)], probabilities, statistics, volumes)[0]
 
-    def predict_many(self, cases: Sequence[CaseVoxels]) -> list[NDArray[Any]]:
+    def predict_many(self, cases: Sequence[CaseVoxels], voxel_ml: Sequence[float] | None = None) -> list[NDArray[Any]]:
         """Label indices of several cases, each as :meth:`predict` gives them.
 
         Slices of cases with canvases of one size go through nets of slices together, so that small cases fill the
@@ -140,13 +145,21 @@ class Predictor:
         convolution may run in another order in a batch of another size, so that of two labels that are as good as
         equally probable the other one may win; on a CPU no difference was seen, in float32 and in bf16.
 
+        Args:
+            cases: voxels and spacing of each.
+            voxel_ml: of each, as :meth:`predict` takes it.
+
         Raises:
             CaseError: as :meth:`predict`, for the first such case, before any is predicted.
         """
-        return self._predict(cases, None)
+        return self._predict(cases, None, voxel_ml=voxel_ml)
 
     def _predict(
-        self, cases: Sequence[CaseVoxels], sink: ProbabilitySink | None, known: CaseStatistics | None = None
+        self,
+        cases: Sequence[CaseVoxels],
+        sink: ProbabilitySink | None,
+        known: CaseStatistics | None = None,
+        voxel_ml: Sequence[float] | None = None,
     ) -> list[NDArray[Any]]:
         begin = time.perf_counter()
         by_case = any(bundle.normalisation.mode == "case" for bundle in self.bundles)
@@ -164,8 +177,9 @@ class Predictor:
         for result in results:
             result.finish()
         seconds, cleaning = clock.seconds(), time.perf_counter()
-        for result, (_, spacing) in zip(results, cases, strict=True):
-            self._cleaning.clean(result.labels, spacing)
+        volumes = voxel_ml or [math.prod(spacing) / 1000.0 for _, spacing in cases]
+        for result, volume in zip(results, volumes, strict=True):
+            self._cleaning.clean(result.labels, volume)
         end = time.perf_counter()
         self.last_seconds = seconds | {"postprocess": end - cleaning, "total": end - begin}
         self.last_confidences = [result.sums.result() for result in results if result.sums is not None]

@@ -132,6 +132,8 @@ def case_rows(case_id: str, counts: Counts, label_map: LabelMap, voxel_ml: float
 def pooled_accuracy(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """Structure to its ``accuracy`` over the voxels of all cases, and the ``accuracy_of_empty_masks`` beside it.
 
+    Structures of which no voxel was judged, since all are ignored, have none.
+
     Args:
         rows: of :func:`case_rows`.
     """
@@ -147,6 +149,7 @@ def pooled_accuracy(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, fl
             "accuracy_of_empty_masks": 1 - total["truth_voxels"] / total["voxels"],
         }
         for name, total in sums.items()
+        if total["voxels"]
     }
 
 

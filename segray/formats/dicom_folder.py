@@ -123,6 +123,11 @@ def _safe(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).replace("..", "_").strip("_.-") or "case"
 
 
+def _patient(told: str) -> str:
+    """A PatientID with the letters of all scripts: without them, all patients of some archives would be one."""
+    return re.sub(r"[^\w.-]+", "_", told).replace("..", "_").strip("_.-") or "case"
+
+
 def _digest(uid: str) -> str:
     return hashlib.sha256(uid.encode()).hexdigest()[:8]
 
@@ -131,7 +136,7 @@ def _source(case_id: str, uid: str, files: list[ScannedFile]) -> CaseSource:
     paths = tuple(one.path for one in files)
     image = paths[0] if len(paths) == 1 else posixpath.commonpath([posixpath.dirname(path) for path in paths])
     details = {"series": uid, "frame_of_reference": files[0].frame_of_reference}
-    patient = _safe(files[0].patient) if files[0].patient else ""
+    patient = _patient(files[0].patient) if files[0].patient else ""
     return CaseSource(case_id, image, kind="dicom", parts=paths, patient=patient, details=details)
 
 

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segray.case import Geometry, LabelMap, Volume
+from segray.case import Geometry, LabelMap, Volume, unnamed_values
 from segray.errors import CaseError
 from segray.formats import dicom_seg, rtstruct
 from segray.formats.dicom_file import Dataset, read_dataset, text
-from segray.formats.label_bits import as_bits
 from segray.formats.label_names import is_safe
 from segray.formats.painting import Painting
 from segray.formats.source import CaseSource
@@ -79,7 +78,9 @@ def _safe(named: dict[int, str]) -> dict[str, int]:
         name = name.replace("..", "_").lstrip(" .+()-")
         if not is_safe(name):
             name = f"structure_{number}"
-        found[f"{name}_{number}" if name in found else name] = number
+        while name in found:
+            name = f"{name}_{number}"
+        found[name] = number
     return found
 
 
@@ -145,13 +146,33 @@ def _by_number(
     numbers: dict[str, int],
     frame: str,
 ) -> tuple[Volume, list[str]]:
+    """Labels whose values are the numbers of the structures in the file."""
+    if overlap == "keep":
+        return _bits_by_number(source, geometry, label_map, numbers, frame)
     notes: list[str] = []
-    own = LabelMap(numbers)
-    painting = Painting(own, geometry.size, "refuse" if overlap == "refuse" else "smallest")
+    painting = Painting(LabelMap(numbers), geometry.size, overlap)
     for name, inside in _structures(str(source.labels), numbers, geometry, frame, notes):
         painting.add(name, inside)
-    labels = painting.labels
-    return as_bits(labels, source, label_map) if overlap == "keep" else labels, notes + painting.notes()
+    return painting.labels, notes + painting.notes()
+
+
+def _bits_by_number(
+    source: CaseSource, geometry: Geometry, label_map: LabelMap, numbers: dict[str, int], frame: str
+) -> tuple[Volume, list[str]]:
+    """Bit fields of the label map, whose values are the numbers of the structures in the file."""
+    notes: list[str] = []
+    unnamed: list[int] = []
+    names = {value: name for name, value in label_map.values.items()}
+    wanted = {told: number for told, number in numbers.items() if number not in source.dropped}
+    painting = Painting(label_map, geometry.size, "keep")
+    for told, inside in _structures(str(source.labels), wanted, geometry, frame, notes):
+        if wanted[told] in names:
+            painting.add(names[wanted[told]], inside)
+        elif inside.any():
+            unnamed.append(wanted[told])
+    if unnamed:
+        raise unnamed_values(sorted(unnamed))
+    return painting.labels, notes
 
 
 def _structures(

@@ -91,7 +91,7 @@ def _diagnosis(
     config: Config,
 ) -> Diagnosis:
     """All facts together; ``findings`` are those that the files did not have to be read for."""
-    whole = conclude(reports, config.ingest.split)
+    whole = conclude(reports, config.ingest.split, [name for name, _ in found.problems])
     sides = list(whole.split.values())
     plan = estimate(
         [report for report in reports if usable(report)],

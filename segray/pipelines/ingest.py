@@ -29,7 +29,7 @@ from segray.pipelines.runtime import MIB, ray_session
 from segray.resample import image_to_grid, labels_to_grid
 from segray.shards.index import build_index
 from segray.shards.manifest import INDEX, MANIFEST, SPLITS, Manifest, PartEntry, case_intensity, pool_intensity
-from segray.shards.split import split_cases
+from segray.shards.split import match_table, split_cases
 from segray.shards.writer import CaseSlices, PartFacts, part_name, read_part_facts, write_part
 
 FAILURES = "failures.csv"
@@ -94,7 +94,8 @@ def ingest(
 ) -> IngestSummary:
     """Write shards for the labelled cases of ``source``; run again, only what is missing or changed.
 
-    The manifest is written last: killed at any moment, a reader sees the shards as they were before.
+    The manifest is written last: killed at any moment, a reader sees none of the cases that were added. A case that is
+    written again replaces the one before at once, and a reader of the older manifest meets a ShardError there.
 
     Args:
         source: the folder of cases.
@@ -103,7 +104,8 @@ def ingest(
         watcher: told of every case.
 
     Raises:
-        UsageError: no labelled case was found, or none could be read.
+        UsageError: no labelled case was found, or none could be read; the CSV of ``ingest.split.patients`` is wrong, or
+            names none of the cases.
     """
     config = privacy.with_privacy(config or Config(), storage.absolute(destination))
     return ingest_cases(source, formats.discover(source, config.ingest), destination, config, watcher=watcher)
@@ -132,6 +134,7 @@ def ingest_cases(
     """
     folder = storage.absolute(destination)
     failed = list(discovery.problems)
+    strays = match_table([*(case.case_id for case in discovery.cases), *dict(failed)], config.ingest.split)
     place, run = log or (folder, "")
     with ray_session(config.ray), CaseWatch(place, "ingest", watcher, run=run) as watch:
         cases = [case for case in discovery.cases if case.has_labels]
@@ -144,7 +147,8 @@ def ingest_cases(
         label_map, notes = _label_map(discovery.label_map, planned)
         label_map = replace(label_map, overlapping=config.ingest.overlap == "keep")
         recipe = replace(_recipe(config, label_map, planned), pixels=pixels)
-        for note in (*discovery.notes, *notes):
+        notes = [*discovery.notes, *strays, *notes]
+        for note in notes:
             watch.note(note)
         watch.failed(failed)
         watch.expect(planned)
@@ -156,7 +160,6 @@ def ingest_cases(
     manifest = _close(folder, facts, planned, recipe, label_map, config)
     write_failures(folder, failed)
     split = {name: len(manifest.cases(name)) for name in SPLITS}
-    notes = [*discovery.notes, *notes]
     return IngestSummary(folder, len(manifest.parts), manifest.slices, new, split, notes, failed)
 
 

@@ -162,9 +162,10 @@ class PredictStage:
         return [self._alone(row) for row in rows]
 
     def _together(self, rows: Sequence[pa.Table]) -> list[Row]:
-        cases = [(voxels_of(row, (grid := _grid(row))), grid.spacing) for row in rows]
+        grids = [_grid(row) for row in rows]
+        cases = [(voxels_of(row, grid), grid.spacing) for row, grid in zip(rows, grids, strict=True)]
         begin = time.perf_counter()
-        labels = self._predictor.predict_many(cases)
+        labels = self._predictor.predict_many(cases, [grid.voxel_ml for grid in grids])
         seconds, confidences = time.perf_counter() - begin, self._predictor.last_confidences
         sizes = [float(one.size) for one in labels]
         return [
@@ -178,7 +179,9 @@ class PredictStage:
         begin = time.perf_counter()
         try:
             sink = None if crop is None else partial(_keep, crop, len(self._label_map.names))
-            labels = self._predictor.predict(voxels_of(table, geometry), geometry.spacing, probabilities=sink)
+            labels = self._predictor.predict(
+                voxels_of(table, geometry), geometry.spacing, probabilities=sink, voxel_ml=geometry.voxel_ml
+            )
         except Exception as error:
             return {
                 "reason": reason_for(error),

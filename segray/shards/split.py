@@ -5,25 +5,59 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from segray import storage
+from segray import privacy, storage
 from segray.config import SplitConfig
 from segray.errors import UsageError
 from segray.shards.manifest import SPLITS
 
 CUT_BY_FOLDER = "Give each patient one split in the CSV of ingest.split.patients, or leave ingest.split.pattern out."
 
+NAMED = 5
+"""Ids of a table that a note names."""
+
 
 @dataclass(frozen=True)
 class _Table:
-    """The user's CSV: case id to patient, and case id to split, where it says so."""
+    """The user's CSV: its case ids in order, and case id to patient, and to split, where it says so."""
 
+    cases: tuple[str, ...]
     patients: Mapping[str, str]
     splits: Mapping[str, str]
+
+
+def match_table(known: Iterable[str], config: SplitConfig) -> list[str]:
+    """What is to be said of the ids in the user's CSV that are no case; nothing where there is no CSV.
+
+    Args:
+        known: the ids of all cases, in order, also of those that cannot be used: for these the CSV is right.
+        config: names the CSV.
+
+    Raises:
+        UsageError: none of its ids is a case, or it is wrong in itself (:func:`split_cases`).
+    """
+    if not config.patients:
+        return []
+    cases = _read_table(config.patients).cases
+    if not cases:
+        raise UsageError(f"{config.patients} names no case.", mend="Write the case ids into its column case_id.")
+    there = dict.fromkeys(known)
+    strays = [case for case in cases if case not in there]
+    privacy.know(strays, "case")
+    if there and len(strays) == len(cases):
+        raise UsageError(
+            f"{config.patients} names none of the cases, such as {next(iter(there))}; its ids are such as {cases[0]}.",
+            mend="Write the ids of the cases into its column case_id, as they are.",
+        )
+    if not strays:
+        return []
+    more = ", ..." if len(strays) > NAMED else ""
+    words = f"cases ({', '.join(strays[:NAMED])}{more}) that are" if strays[1:] else f"case ({strays[0]}) that is"
+    return [f"{config.patients} names {len(strays)} {words} not here."]
 
 
 def split_cases(
@@ -43,7 +77,7 @@ def split_cases(
         UsageError: the CSV cannot be read, lacks its columns, names an unknown split, a case twice, or cuts a patient;
             the folder cuts a patient of whom the CSV says nothing.
     """
-    table = _read_table(config.patients) if config.patients else _Table({}, {})
+    table = _read_table(config.patients) if config.patients else _Table((), {}, {})
     owner = {case: table.patients.get(case, patient) for case, patient in patients.items()}
     fixed = _fixed(owner, table.splits, str(config.patients), "Give each patient one split.")
     open_cases = {case: split for case, split in (given or {}).items() if owner.get(case) not in fixed}
@@ -89,7 +123,8 @@ def _read_table(path: str) -> _Table:
     unknown = sorted(set(splits.values()) - set(SPLITS))
     if unknown:
         raise UsageError(f"{path} names the split {unknown[0]!r}.", mend=f"A split is one of {', '.join(SPLITS)}.")
-    return _Table({row["case_id"]: row["patient"] for row in cells if row["patient"]}, splits)
+    cases = tuple(row["case_id"] for row in cells if row["case_id"])
+    return _Table(cases, {row["case_id"]: row["patient"] for row in cells if row["patient"]}, splits)
 
 
 def _fixed(owner: Mapping[str, str], splits: Mapping[str, str], who: str, mend: str) -> dict[str, str]:

@@ -99,6 +99,31 @@ def moved(**by: float) -> Geometry:
     return replace(GRID, affine=affine)
 
 
+def test_labels_in_the_outermost_slices_alone_tell_no_shift_across_them() -> None:
+    image = np.full((40, 64, 64), -1000, np.int16)
+    image[:, 10:54, 10:54] = 40
+    image += np.random.default_rng(0).integers(-20, 20, image.shape).astype(np.int16)
+    labels = np.zeros(image.shape, np.uint8)
+    labels[38:, 20:30, 20:30] = 1
+    fit = fit_of(image, labels, is_hu=True)
+    assert fit is not None
+    assert fit.inside == 1.0
+    assert fit.offset is None or np.isnan(fit.offset[0])
+
+
+def test_small_lesions_far_apart_that_thinning_misses_tell_no_shift() -> None:
+    image = np.full((120, 200, 200), -1000, np.int16)
+    image[:, 10:190, 10:190] = 40
+    image += np.random.default_rng(0).integers(-20, 20, image.shape).astype(np.int16)
+    labels = np.zeros(image.shape, np.uint8)
+    labels[10:12, 20:22, 20:22] = labels[110:112, 180:182, 180:182] = 1
+    fit_of(image, labels, is_hu=True)
+
+
+def test_no_voxels_explain_nothing() -> None:
+    assert correlation_ratio(np.zeros(0, np.float32), np.zeros(0, np.int64)) == 0.0
+
+
 def test_grids_are_compared_in_words() -> None:
     assert grid_words(GRID, GRID) == ""
     assert grid_words(GRID, moved(x=3)) == "it is shifted by +3.00 along x voxels"

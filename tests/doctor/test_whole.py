@@ -66,6 +66,24 @@ def test_a_split_that_the_folder_gives_is_kept(reports: list[CaseReport]) -> Non
     }
 
 
+def test_ids_of_the_table_that_are_no_case_are_told(reports: list[CaseReport], tmp_path: Path) -> None:
+    table = tmp_path / "split.csv"
+    table.write_text("case_id,split\nc0,test\ncut,test\nc1.nii.gz,test\n", encoding="utf-8")
+    whole = conclude(reports, SplitConfig(patients=str(table)), ["cut"])
+    (finding,) = whole.findings
+    assert (finding.code, finding.grade) == ("split-ids", "warning")
+    assert "1 case (c1.nii.gz)" in finding.sentence
+    assert whole.split["c0"] == "test"
+
+
+def test_a_table_that_names_no_case_is_a_split_that_ingest_refuses(reports: list[CaseReport], tmp_path: Path) -> None:
+    table = tmp_path / "split.csv"
+    table.write_text("case_id,split\nc0.nii.gz,test\n", encoding="utf-8")
+    (finding,) = conclude(reports, SplitConfig(patients=str(table))).findings
+    assert (finding.code, finding.grade) == ("split", "error")
+    assert "names none of the cases" in finding.sentence
+
+
 def test_a_noisy_copy_is_near_and_another_patient_is_not() -> None:
     noise = np.random.default_rng(0).normal(0, 10, ct(0).shape)
     volumes = [ct(0), ct(1), (ct(0) + noise).astype(np.int16)]

@@ -75,6 +75,17 @@ def test_masks_and_confidence_are_those_of_one_case_after_the_other(
             np.testing.assert_allclose(getattr(mine, name), getattr(theirs, name), rtol=1e-5)
 
 
+def test_volumes_are_those_of_the_voxels_that_are_told() -> None:
+    """A limit that no component reaches in voxels of the spacing, and every one in those that are told."""
+    predictor = Predictor(made("2D"), settings(smallest_ml={"all": 1000.0}))
+    cases = cases_of()[:2]
+    assert not any(one.any() for one in predictor.predict_many(cases))
+    told = predictor.predict_many(cases, [1000.0, 0.001])
+    assert [bool(one.any()) for one in told] == [True, False]
+    assert not predictor.predict(*cases[0]).any()
+    assert np.array_equal(predictor.predict(*cases[0], voxel_ml=1000.0), told[0])
+
+
 def test_slices_of_several_cases_fill_a_pass() -> None:
     predictor, seen = Predictor(made("2.5D", channels=2), settings(batch_slices=4)), []
     inner = predictor._forwards[0]

@@ -100,3 +100,11 @@ def test_an_empty_mask_of_a_small_structure_is_accurate() -> None:
     assert [row["accuracy"] for row in rows] == pytest.approx([0.97, 0.99])
     assert np.mean(truth == mask) == pytest.approx(metrics.pooled_accuracy(rows)["tumour"]["accuracy"])
     assert metrics.pooled_accuracy(rows)["tumour"]["accuracy_of_empty_masks"] == pytest.approx(0.97)
+
+
+def test_voxels_that_nobody_judged_have_no_accuracy() -> None:
+    labels, nothing = LabelMap({"tumour": 1}), np.zeros(2, np.int64)
+    rows = metrics.case_rows("a", Counts(nothing, nothing, nothing), labels, 0.001, 0)
+    assert metrics.pooled_accuracy(rows) == {}
+    rows += metrics.case_rows("b", Counts(nothing, nothing, nothing), labels, 0.001, 8)
+    assert metrics.pooled_accuracy(rows)["tumour"]["accuracy"] == 1.0

@@ -73,6 +73,15 @@ def test_a_folder_of_long_numbers_is_named_after_the_patient(tmp_path: Path) -> 
     assert len(case.case_id) == 11
 
 
+def test_patients_are_told_apart_in_any_script(tmp_path: Path) -> None:
+    ids = {"a": "王小明", "b": "陈伟", "c": "Müller", "d": "Möller", "e": "DOE^J 1"}
+    for number, (folder, patient) in enumerate(ids.items()):
+        change = _set(PatientID=patient, SpecificCharacterSet="ISO_IR 192")
+        save_series(tmp_path / folder, ramp(), series=f"1.{number}", change=change)
+    found = formats.discover(str(tmp_path), IngestConfig())
+    assert [case.patient for case in found.cases] == ["王小明", "陈伟", "Müller", "Möller", "DOE_J_1"]
+
+
 def test_overviews_and_single_slices_are_left_out_and_said(tmp_path: Path) -> None:
     save_series(tmp_path / "a", ramp(), series="1.1")
     save_series(tmp_path / "b", ramp(2), series="1.2", change=_set(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from made_dicoms import SPACING, START, ramp, save_rtstruct, save_series
 from matplotlib.path import Path as Outline
@@ -14,6 +15,7 @@ from segray import formats
 from segray.case import LabelMap
 from segray.config import IngestConfig
 from segray.errors import CaseError, UsageError
+from segray.formats.dicom_labels import structure_numbers
 from segray.formats.rtstruct import fill_contours
 
 ROWS, COLUMNS = 20, 30
@@ -41,6 +43,14 @@ def drawn(folder: Path, contours: Any, **more: Any) -> tuple[Any, list[str]]:
     discovery = formats.discover(str(folder), IngestConfig())
     case = formats.read_case(discovery.cases[0], discovery.label_map)
     return case.labels, case.notes
+
+
+def rename_rois(path: Path, names: dict[str, str]) -> None:
+    """Give ROIs of a structure set other names, which need not be unique."""
+    dataset = pydicom.dcmread(path)
+    for roi in dataset.StructureSetROISequence:
+        roi.ROIName = names.get(roi.ROIName, roi.ROIName)
+    pydicom.dcmwrite(path, dataset)
 
 
 def test_a_box_is_filled_by_centres(tmp_path: Path) -> None:
@@ -137,6 +147,18 @@ def test_names_are_made_safe_and_overlaps_settled(tmp_path: Path) -> None:
         formats.read_case(discovery.cases[0], discovery.label_map, overlap="refuse")
 
 
+def test_names_that_are_equal_once_they_are_numbered_are_told_apart(tmp_path: Path) -> None:
+    save_series(tmp_path / "s", ramp(6, ROWS, COLUMNS))
+    places = {"a": 1, "a_7": 2, "a*": 3, "a?": 4}
+    save_rtstruct(tmp_path / "s" / "rs", {name: [closed(box(1.5, 1.5, 5.5, 5.5), at)] for name, at in places.items()})
+    rename_rois(tmp_path / "s" / "rs", {"a*": "a", "a?": "a"})
+    assert structure_numbers(str(tmp_path / "s" / "rs")) == {"a": 5, "a_7": 6, "a_7_7": 7, "a_8": 8}
+    discovery = formats.discover(str(tmp_path / "s"), IngestConfig())
+    labels = formats.read_case(discovery.cases[0], discovery.label_map).labels
+    assert labels is not None
+    assert len(np.unique(labels)) == 5
+
+
 def test_a_table_may_name_the_file_as_labels(tmp_path: Path) -> None:
     save_series(tmp_path / "s", ramp(6, ROWS, COLUMNS))
     save_rtstruct(
@@ -156,6 +178,25 @@ def test_a_table_may_name_the_file_as_labels(tmp_path: Path) -> None:
     assert (by_number[1].max(), by_number[3].max()) == (5, 6)
     source = formats.CaseSource("x", str(tmp_path / "s"), kind="dicom", labels=str(tmp_path / "rs"))
     assert formats.label_values(source) == [5, 6]
+
+
+def test_structures_matched_by_number_keep_their_overlap(tmp_path: Path) -> None:
+    save_series(tmp_path / "s", ramp(6, ROWS, COLUMNS))
+    boxes = {"BODY": box(1.5, 1.5, 15.5, 15.5), "GTV 1": box(4.5, 4.5, 8.5, 8.5), "PTV": box(3.5, 3.5, 9.5, 9.5)}
+    save_rtstruct(tmp_path / "rs", {name: [closed(one, 1)] for name, one in boxes.items()})
+    (tmp_path / "cases.csv").write_text("case_id,image,label\nx,s,rs\n")
+
+    def counts(structures: list[str] | None = None, **labels: int) -> list[int]:
+        config = IngestConfig(labels=labels, structures=structures, overlap="keep")
+        found = formats.discover(str(tmp_path / "cases.csv"), config)
+        kept = formats.read_case(found.cases[0], found.label_map, overlap="keep").labels
+        return np.bincount(kept.reshape(-1))[1:].tolist()
+
+    # The file numbers its structures from 5 on.
+    assert counts(tumour=6, body=5, target=7) == [14 * 14 - 36, 0, 0, 0, 36 - 16, 0, 16]
+    assert counts(["body", "tumour"], tumour=6, body=5, target=7) == [14 * 14 - 16, 0, 16]
+    with pytest.raises(CaseError, match=r"values \[7\], which the label map does not name"):
+        counts(tumour=6, body=5)
 
 
 def test_contours_that_cross_slices_are_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import segray
 from segray import cli
 from segray.config import load_config
+from segray.errors import UsageError
 from segray.phantoms import make_phantoms
 from segray.pipelines.ingest import ingest
 from tests.doctor.made_up import AFFINE, ct, organ, save, write_pair
@@ -106,6 +107,24 @@ def test_sizes_that_native_slices_cannot_share_are_an_error(ill: Path, tmp_path:
     save(tmp_path / "labels" / "b.nii.gz", organ(1)[:-4])
     diagnosis = segray.doctor(str(tmp_path), load_config(None, ["ingest.grid.mode=native"]))
     assert [(one.code, one.grade) for one in diagnosis.findings] == [("grid", "error")]
+
+
+def test_ids_of_the_split_that_are_no_case_are_told_and_a_csv_of_none_is_refused(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_pair(tmp_path / "scans", f"a{seed}", seed)
+    table, shards = tmp_path / "split.csv", str(tmp_path / "shards")
+    config = load_config(None, [f"ingest.split.patients={table}"])
+    table.write_text("case_id,split\na0.nii.gz,test\na1.nii.gz,train\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"such as a0; its ids are such as a0\.nii\.gz"):
+        ingest(str(tmp_path / "scans"), shards, config)
+    assert not Path(shards).exists()
+    table.write_text("case_id,split\na0,test\na1.nii.gz,test\n", encoding="utf-8")
+    told = ingest(str(tmp_path / "scans"), shards, config)
+    assert told.split["test"] == 1
+    (note,) = [one for one in told.notes if "1 case (a1.nii.gz) that is not here" in one]
+    assert note in (Path(shards) / "run.log").read_text(encoding="utf-8")
+    findings = segray.doctor(str(tmp_path / "scans"), config).findings
+    assert [(one.grade, one.sentence) for one in findings if one.code == "split-ids"] == [("warning", note)]
 
 
 def test_the_command_ends_with_1_where_data_would_be_lost(ill: Path, tmp_path: Path) -> None:

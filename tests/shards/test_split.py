@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from segray.config import SplitConfig
 from segray.errors import UsageError
-from segray.shards.split import split_cases
+from segray.shards.split import match_table, split_cases
 
 
 @given(
@@ -79,6 +79,35 @@ def test_a_split_of_one_case_holds_for_its_patient(tmp_path: Path) -> None:
 def test_a_bad_table_is_told_in_words(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         split_cases(CASES, table(tmp_path, text))
+
+
+def test_a_table_of_other_ids_is_refused_instead_of_ignored(tmp_path: Path) -> None:
+    cases = [f"case_{n:02d}" for n in range(10)]
+    lines = [f"{case}.nii.gz,{'test' if at < 5 else 'train'}\n" for at, case in enumerate(cases)]
+    config = table(tmp_path, "case_id,split\n" + "".join(lines))
+    words = "names none of the cases, such as case_00; its ids are such as case_00.nii.gz"
+    with pytest.raises(UsageError, match=words) as told:
+        match_table(cases, config)
+    assert told.value.mend
+
+
+def test_ids_of_a_table_that_are_no_case_are_counted_and_named(tmp_path: Path) -> None:
+    strays = [f"gone{n}" for n in range(8)]
+    config = table(tmp_path, "case_id,split\na,test\n" + "".join(f"{name},test\n" for name in strays))
+    (note,) = match_table(CASES, config)
+    assert "names 8 cases (gone0, gone1, gone2, gone3, gone4, ...) that are not here" in note
+    (note,) = match_table(CASES, table(tmp_path, "case_id,patient\na,p\n,q\ngone,p\n"))
+    assert "names 1 case (gone) that is not here" in note
+
+
+def test_a_table_whose_ids_are_all_there_has_no_notes(tmp_path: Path) -> None:
+    assert match_table(CASES, table(tmp_path, "case_id,split\na,test\nb,\n")) == []
+    assert match_table(CASES, SplitConfig()) == []
+
+
+def test_a_table_without_any_id_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="names no case"):
+        match_table(CASES, table(tmp_path, "case_id,split\n,test\n"))
 
 
 def test_a_table_that_is_no_text_is_told_in_words(tmp_path: Path) -> None:
