@@ -95,14 +95,26 @@ def _reason(error: Exception) -> str:
 
 
 def exists(uri: str) -> bool:
-    """True if a file or folder lies at ``uri``. Raises SegrayError where a store does not answer."""
+    """True if a file or folder lies at ``uri``. Raises SegrayError where a store or a disk does not answer.
+
+    What is out of reach is not gone: who takes a stale disk for an empty one gives up a run, or writes it anew.
+    """
     import pyarrow.fs as pafs
 
     if not is_remote(uri):
-        return os.path.exists(absolute(uri))
+        with asking(uri):
+            return _is_there(absolute(uri))
     fs, path = filesystem(uri)
     with asking(uri):
         return bool(fs.get_file_info(path).type != pafs.FileType.NotFound)
+
+
+def _is_there(path: str) -> bool:
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def read_bytes(uri: str) -> bytes:
@@ -287,13 +299,19 @@ def names(uri: str, suffix: str = "") -> list[str]:
 
     with asking(uri):
         if not is_remote(uri):
-            root = absolute(uri)
-            found = os.listdir(root) if os.path.isdir(root) else []
+            found = _listed(absolute(uri))
         else:
             fs, path = filesystem(uri)
             infos = fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))
             found = [info.base_name for info in infos]
     return sorted(name for name in found if name.endswith(suffix))
+
+
+def _listed(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def delete(uri: str) -> None:

@@ -19,6 +19,7 @@ from segray.pipelines.admission import memory_at_most
 from segray.pipelines.case_outputs import can_have, further_place
 from segray.pipelines.case_tasks import run_tasks
 from segray.pipelines.claims import Claim
+from segray.pipelines.earlier_files import in_reach
 from segray.pipelines.failures import reason_for
 from segray.pipelines.ledger import Ledger
 from segray.pipelines.predict_todo import Listed, counted
@@ -227,7 +228,7 @@ def _items(folder: str, found: _Found) -> Iterator[Item]:
         same = unchanged_images(sources, [str(row.get("fingerprint") or "") for row in done], states)
         for row, source, is_same in zip(done, sources, same, strict=True):
             if not is_same:
-                found.add("changed" if all(map(storage.exists, source.image_only.files)) else "gone", [source.case_id])
+                found.add("changed" if all(map(in_reach, source.image_only.files)) else "gone", [source.case_id])
             if any(further_place(kind, source.case_id) not in there for kind in _written(row, source)):
                 found.add("lacking", [source.case_id])
             if source.case_id not in skipped:
