@@ -259,7 +259,7 @@ def check_mask(item: Item, label_map: str) -> tuple[str, str]:
     """What is wrong with a mask, and why that could not be seen; both empty for a mask that is what its row says.
 
     It is read to its end, so a cut or damaged file shows by its checksum; it must lie on the grid of its image, where
-    that is still the one that was read; and its structures must have the volumes of the row.
+    that is still the one that was read; and its structures must have the voxels and volumes of the row in any case.
 
     Args:
         item: as :data:`Item` has it; plain data, so that it travels to a task.
@@ -280,12 +280,16 @@ def check_mask(item: Item, label_map: str) -> tuple[str, str]:
 
 
 def _difference(item: Item, geometry: Geometry | None, label_map: LabelMap) -> str:
-    """How a mask differs from its row and the grid of its image; empty where it does not. Raises CaseError."""
+    """How a mask differs from its row, and from the grid of its image where that is known; empty where it does not.
+
+    Every mask has a grid of its own, so its volumes are known without the image.
+
+    Raises:
+        CaseError: damaged, or on another grid.
+    """
     labels, own = formats.read_mask(item["mask"], geometry)
     indices = label_map.to_index(labels)
-    if geometry is None:
-        return ""
-    if labels.shape != geometry.size:
+    if geometry is not None and labels.shape != geometry.size:
         return f"The mask has {labels.shape} voxels and its image {geometry.size} (z, y, x)."
     voxels = count_case(indices, indices, label_map).structures().truth
     for name, count, volume in zip(label_map.names, voxels.tolist(), (voxels * own.voxel_ml).tolist(), strict=True):

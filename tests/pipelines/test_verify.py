@@ -215,6 +215,22 @@ def test_inputs_that_changed_or_went_are_told(folder: Path) -> None:
     assert kinds(folder)["damaged"] == ["b"], "a mask whose image went is still read to its end"
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.01], ids=["volumes", "voxels"])
+def test_a_mask_is_compared_with_its_row_where_the_input_went_or_changed(tmp_path: Path, scale: float) -> None:
+    folder = tmp_path / "out"
+    predicted(tmp_path / "scans", folder, scale=scale)
+    (tmp_path / "scans" / "a.nii.gz").unlink()
+    (tmp_path / "scans" / "b.nii.gz").unlink()
+    os.utime(tmp_path / "scans" / "c.nii.gz", (0, 0))
+    other_labels(folder / "masks" / "a.nii.gz")
+    other_labels(folder / "masks" / "c.nii.gz")
+    summary = verify(str(folder))
+    found = {(one.kind, one.name): one.reason for one in summary.findings}
+    assert sorted(found) == [("changed", "c"), ("damaged", "a"), ("damaged", "c"), ("gone", "a"), ("gone", "b")]
+    assert "its row says" in found["damaged", "a"]
+    assert summary.whole == 2
+
+
 def test_cases_of_the_source_without_a_row_are_told(folder: Path) -> None:
     scans = folder.parent / "scans"
     (scans / "e.nii.gz").write_bytes((scans / "a.nii.gz").read_bytes())
