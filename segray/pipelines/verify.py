@@ -16,7 +16,7 @@ from segray.evaluation.counting import count_case
 from segray.formats.file_states import FileStates, unchanged_images
 from segray.formats.source import CaseSource
 from segray.pipelines.admission import memory_at_most
-from segray.pipelines.case_outputs import can_have, further_place
+from segray.pipelines.case_outputs import FURTHER, PREVIEWS, can_have, further_place
 from segray.pipelines.case_tasks import run_tasks
 from segray.pipelines.claims import Claim
 from segray.pipelines.earlier_files import in_reach
@@ -27,6 +27,9 @@ from segray.pipelines.runtime import MIB, ray_session
 from segray.report.folders import read_json
 
 MASKS = "masks"
+FOLDERS = ("", MASKS, ledger_parts.LEDGER, PREVIEWS, *FURTHER)
+"""Those of segray in a prediction folder; the name of any other may be that of a patient."""
+
 VOLUME = "volume_ml_"
 """The beginning of the columns of a row that the mask must agree with."""
 
@@ -202,6 +205,8 @@ def _remove_leftovers(folder: str, ledger: Ledger, found: _Found) -> None:
     for place in ("", *(name for name in below if not TEMPORARY.fullmatch(name))):
         names = storage.names(storage.join(folder, place) if place else folder)
         left = [storage.join(place, name) for name in names if TEMPORARY.fullmatch(name)]
+        if left and place not in FOLDERS:
+            privacy.know([place])
         for path in left:
             whole = storage.join(folder, path)
             (storage.delete_folder if os.path.isdir(whole) else storage.delete)(whole)
@@ -214,7 +219,10 @@ def _compare_names(folder: str, ledger: Ledger, found: _Found) -> None:
     done = {case_id: entry.mask for case_id, entry in ledger.entries.items() if entry.done}
     found.add("lost", (case_id for case_id, mask in done.items() if mask not in there))
     files = {f"{MASKS}/{name}" for name in ledger_parts.sizes(storage.join(folder, MASKS))}
-    found.add("orphan", files - set(done.values()))
+    orphans = files - set(done.values())
+    # No row and no case of the source needs to know whose these are.
+    privacy.know((privacy.stem(path.removeprefix(f"{MASKS}/")) for path in orphans), "case")
+    found.add("orphan", orphans)
 
 
 def _items(folder: str, found: _Found) -> Iterator[Item]:

@@ -12,9 +12,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from segray import formats, ledger_parts, storage
+from segray import formats, ledger_parts, privacy, storage
 from segray.case import LabelMap
-from segray.config import Config, load_config
+from segray.config import Config, PrivacyConfig, load_config
 from segray.errors import UsageError
 from segray.evaluation.statistics import structure_statistics
 from segray.evaluation.tables import read_csv_rows
@@ -167,6 +167,25 @@ def test_files_without_a_row_are_kept_unless_they_are_to_go(folder: Path) -> Non
     }  # fmt: skip
     assert sorted(path.name for path in (folder / "masks").iterdir()) == ["c.nii.gz", "d.nii.gz"]
     assert verify(str(folder)).clean
+
+
+@pytest.mark.parametrize("ending", ["nii.gz", "dcm", "txt"])
+def test_whose_file_an_orphan_is_stays_hidden(folder: Path, ending: str) -> None:
+    names = ("Miller_Anna.1961", "Jo")
+    for name in names:
+        (folder / "masks" / f"{name}.{ending}").write_bytes(b"?")
+    (folder / "Meyer_Eva").mkdir()
+    (folder / "Meyer_Eva" / f".tmp-{'0' * 32}").write_bytes(b"half")
+    try:
+        config = privacy.with_privacy(Config(privacy=PrivacyConfig(hash_ids=True)), str(folder))
+        summary = verify(str(folder), str(folder.parent / "scans"), config)
+        said = [privacy.hide(note) for note in summary.notes]
+        assert privacy.hide("masks, ledger, structures") == "masks, ledger, structures"
+    finally:
+        privacy.forget()
+    assert [one.kind for one in summary.findings] == ["orphan", "orphan", "leftover"]
+    assert [note for note in said if any(name in note for name in (*names, "Meyer"))] == []
+    assert re.match(rf"2 files \(masks/case-\w{{16}}\.{ending}, masks/case-\w{{16}}\.{ending}\) are", said[0])
 
 
 def test_what_killed_writers_left_is_removed(folder: Path) -> None:
