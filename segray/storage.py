@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from segray import outage
-from segray.errors import SegrayError, StoreError, without_secrets
+from segray.errors import NotTextError, SegrayError, StoreError, without_secrets
 
 if TYPE_CHECKING:
     import pyarrow.fs as pafs
@@ -143,8 +143,14 @@ def read_head(uri: str, count: int) -> bytes:
 
 
 def read_text(uri: str) -> str:
-    """The file at ``uri`` as UTF-8 text."""
-    return read_bytes(uri).decode("utf-8")
+    """The file at ``uri`` as UTF-8 text. Raises NotTextError where it is none, else as :func:`read_bytes`."""
+    data = read_bytes(uri)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise NotTextError(
+            f"{uri} is no UTF-8 text (byte {error.start}).", mend="It is damaged, or of another kind: copy it again."
+        ) from error
 
 
 class _Flushes:

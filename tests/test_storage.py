@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gzip
 import os
+import pickle
 import threading
 from pathlib import Path
 
@@ -150,6 +151,14 @@ def test_text_goes_out_and_in_as_utf8(tmp_path: Path) -> None:
     storage.write_text(target, "Größe: 3 mm²\n")
     assert storage.read_text(target) == "Größe: 3 mm²\n"
     assert storage.read_bytes(target).decode("utf-8").startswith("Größe")
+
+
+def test_what_is_no_text_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "table.json").write_bytes(b"{\xff}")
+    with pytest.raises(SegrayError, match=r"table\.json is no UTF-8 text \(byte 1\)\. It is damaged") as caught:
+        storage.read_text(str(tmp_path / "table.json"))
+    assert isinstance(caught.value, ValueError), "who asks for damaged JSON hears of it too"
+    assert isinstance(pickle.loads(pickle.dumps(caught.value)), type(caught.value))
 
 
 def test_lines_are_appended(tmp_path: Path) -> None:

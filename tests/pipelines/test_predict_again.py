@@ -16,7 +16,7 @@ from PIL import Image
 from segray import ledger_parts
 from segray.case import LabelMap
 from segray.config import NetConfig, load_config
-from segray.errors import UsageError
+from segray.errors import SegrayError, UsageError
 from segray.evaluation.tables import read_table
 from segray.grid import Grid
 from segray.nets.bundle import save_bundle
@@ -287,6 +287,21 @@ def test_a_folder_of_failures_alone_is_finished_too(folder: Path, monkeypatch: p
     page.write_text("as it was")
     assert again(folder, "predict.review=1") == 0
     assert page.read_text() == "as it was"
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"bundle_id": "5f', b"\xff\xfe", b"[]", b"\0" * 64])
+def test_a_folder_that_does_not_tell_whose_masks_it_holds_is_told_and_begun_anew(folder: Path, damage: bytes) -> None:
+    assert again(folder) == 2
+    facts = folder / "out" / "prediction.json"
+    facts.write_bytes(damage)
+    with pytest.raises(SegrayError, match=r"prediction\.json is damaged .*begin this one anew by --overwrite"):
+        again(folder)
+    assert facts.read_bytes() == damage
+    assert len(Ledger(str(folder / "out")).entries) == 2, "what was refused changed nothing"
+    with pytest.raises(RuntimeError):
+        again(folder, OVERWRITE, "predict.slab_mib=1")
+    assert again(folder) == 1, "what the cut off run had not reached counts for nobody's"
+    assert again(folder) == 0
 
 
 def test_a_second_run_on_the_folder_is_refused_and_changes_nothing(folder: Path) -> None:
