@@ -30,6 +30,7 @@ from segray.pipelines.claims import Claim
 from segray.pipelines.cluster_doctor import preflight_notes
 from segray.pipelines.earlier_files import EarlierFiles
 from segray.pipelines.ensemble import Ensemble, load_ensemble
+from segray.pipelines.failures import stopped
 from segray.pipelines.headers import Planned, read_headers
 from segray.pipelines.ledger import Ledger, to_line
 from segray.pipelines.lone_cases import TRIES, LoneCase, allow_losses, predict_lost
@@ -45,6 +46,9 @@ Say = Callable[[str], None]
 """Called with a sentence that the user should read before the work begins."""
 
 PREDICTION = "prediction.json"
+
+GO_ON = "Bundles and cases have to lie where all nodes see them; what is finished stays, and the same command goes on."
+"""What mends most of what ends the whole stream, such as a net that no node can load."""
 
 
 @dataclass(frozen=True)
@@ -360,5 +364,9 @@ def _run_class(
             memory=declared,
             max_retries=TRIES,
         )
-    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        yield from zip(*(batch.column(name).to_pylist() for name in RESULT_SCHEMA.names), strict=True)
+    batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    try:
+        for batch in batches:
+            yield from zip(*(batch.column(name).to_pylist() for name in RESULT_SCHEMA.names), strict=True)
+    except Exception as error:
+        raise stopped(error, "The prediction", mend=GO_ON) from error
