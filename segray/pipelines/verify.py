@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -66,7 +66,7 @@ class Finding:
 
 KINDS = {
     "lost": ("row has", "rows have", "no mask: dropped, the next run does it again."),
-    "lacking": ("case has", "cases have", "lost a file of predict.further: dropped, the next run does it again."),
+    "lacking": ("case has", "cases have", "lost a file of predict.further: a run that asks for it makes it again."),
     "damaged": ("mask is", "masks are", "not what the ledger says: the row is dropped, the next run does it again."),
     "changed": ("case has", "cases have", "another input than the one that was read: the next run does it again."),
     "gone": ("case has", "cases have", "lost the input; the mask is kept."),
@@ -109,11 +109,18 @@ class _Found:
     """Findings while they are gathered."""
 
     findings: list[Finding] = field(default_factory=list)
+    lacking: dict[str, list[str]] = field(default_factory=dict)
     whole: int = 0
 
     def add(self, kind: str, names: Iterable[str]) -> None:
         """Note several findings that need no reason."""
         self.findings += [Finding(kind, name) for name in names]
+
+    def lack(self, case_id: str, kinds: list[str]) -> None:
+        """Note the kinds of further files that a case has lost."""
+        if kinds:
+            self.lacking[case_id] = kinds
+            self.findings.append(Finding("lacking", case_id, f"It has lost {', '.join(kinds)}."))
 
     def take(self, item: Item, wrong: str, unseen: str) -> None:
         """Note what the check of a mask has shown."""
@@ -146,8 +153,9 @@ def verify(
 ) -> VerifySummary:
     """Compare the ledger of a prediction folder with its masks and with the inputs, and mend what can be mended.
 
-    Rows without a whole mask are dropped, so that the next ``segray predict`` makes just these again; temporary files
-    and parts of the ledger that cannot be read are removed. A mask without a row is never taken for a result.
+    Rows without a whole mask are dropped, so that the next ``segray predict`` makes just these again; those of cases
+    that lack a further file name what is left; temporary files and parts of the ledger that cannot be read are removed.
+    A mask without a row is never taken for a result.
 
     Args:
         folder: the prediction folder.
@@ -174,8 +182,11 @@ def verify(
             found.take(item, wrong, unseen)
         claim.check()
         doomed = [path for name in found.named("damaged") if (path := ledger.entries[name].mask)]
-        dropped = sorted(set(found.named("lost", "damaged", "lacking")))
-        ledger.drop(dropped, "verify: a file was not there, or not whole")
+        dropped = sorted(set(found.named("lost", "damaged")))
+        ledger.drop(dropped, "verify: the mask was not there, or not whole")
+        _name_what_is_left(
+            folder, ledger, {case: kinds for case, kinds in found.lacking.items() if case in ledger.entries}
+        )
         if delete_orphans:
             for path in [*found.named("orphan"), *doomed]:
                 storage.delete(storage.join(folder, path))
@@ -237,8 +248,8 @@ def _items(folder: str, found: _Found) -> Iterator[Item]:
         for row, source, is_same in zip(done, sources, same, strict=True):
             if not is_same:
                 found.add("changed" if all(map(in_reach, source.image_only.files)) else "gone", [source.case_id])
-            if any(further_place(kind, source.case_id) not in there for kind in _written(row, source)):
-                found.add("lacking", [source.case_id])
+            written = _written(row, source)
+            found.lack(source.case_id, [kind for kind in written if further_place(kind, source.case_id) not in there])
             if source.case_id not in skipped:
                 yield {
                     "case_id": source.case_id,
@@ -249,6 +260,19 @@ def _items(folder: str, found: _Found) -> Iterator[Item]:
                     "voxels": _voxels(row),
                     "bytes": round(row.get("peak_mib_write") or 0) * MIB,
                 }
+
+
+def _name_what_is_left(folder: str, ledger: Ledger, lacking: Mapping[str, Sequence[str]]) -> None:
+    """Let the rows of cases that lack further files name those that they have.
+
+    Dropped, the rows would tell nothing of these, and a run that does not ask for them all would remove them.
+    """
+    files = ledger_parts.ledger_files(folder) if lacking else {}
+    for rows in ledger_parts.last_rows(folder, files):
+        for row in rows:
+            if gone := lacking.get(row["case_id"]):
+                kept = [kind for kind in str(row["further"]).split(",") if kind not in gone]
+                ledger.add(row | {"further": ",".join(kept)})
 
 
 def _written(row: ledger_parts.Row, source: CaseSource) -> list[str]:

@@ -55,3 +55,4 @@ def test_an_error_of_ours_comes_out_of_rays_wrapping_as_it_was() -> None:
     wrapped = of_worker(error).as_instanceof_cause()
     assert isinstance(wrapped, SegrayError), "so its text, a traceback, would be told"
     assert stopped(wrapped, "The prediction", mend="Go on.") is error
+    assert stopped(error, "The prediction", mend="Go on.") is error
