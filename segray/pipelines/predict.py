@@ -215,8 +215,8 @@ def _declare(folder: str, ensemble: Ensemble, config: Config, cases: Sequence[Ca
         "split": ensemble.split,
         "segray": __version__,
         "predict": config.predict.model_dump(mode="json"),
-        # Who overwrites asks anew who computes.
-        "backend": None if config.predict.overwrite else before.get("backend"),
+        # Also for who overwrites: cut off, the run leaves masks of before, and a folder holds those of one backend.
+        "backend": before.get("backend"),
     }
     storage.write_text(path, json.dumps(facts, indent=1))
     storage.write_text(storage.join(folder, "label_map.json"), ensemble.first.label_map.to_json())

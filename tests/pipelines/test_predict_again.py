@@ -118,6 +118,17 @@ def test_another_backend_or_precision_is_told_and_overwriting_asks_anew(folder: 
     assert json.loads(path.read_text())["backend"] is None
 
 
+def test_masks_that_a_cut_off_overwriting_has_not_reached_are_of_the_backend_of_the_others(folder: Path) -> None:
+    assert again(folder) == 2
+    path = folder / "out" / "prediction.json"
+    chosen = {"name": "openvino", "precision": "bf16", "reason": "faster"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"backend": chosen}))
+    with pytest.raises(RuntimeError):
+        again(folder, OVERWRITE, "predict.slab_mib=1")
+    assert json.loads(path.read_text())["backend"] == chosen, "or auto could choose another for the first case alone"
+    assert again(folder) == 0
+
+
 def test_settings_that_make_no_other_mask_go_on(folder: Path) -> None:
     assert again(folder, "predict.mirror=[y, x]", "predict.fill_holes=[spleen, liver]") == 2
     assert again(folder, "predict.mirror=[x, y]", "predict.fill_holes=[liver, spleen]", "predict.batch_slices=1") == 0
