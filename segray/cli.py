@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
 SOME_FAILED = 3
 """Exit code of a command that finished while some cases failed."""
+
+TRACEBACK = "SEGRAY_TRACEBACK"
+"""The variable that, set to 1, shows where an error came from that nobody foresaw."""
 
 app = typer.Typer(
     name="segray",
@@ -471,4 +476,23 @@ def _guarded(command: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         typer.echo("segray: interrupted; the same command goes on where it stopped.", err=True)
         return 130
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        _tell_defect(error)
+        return 1
     return 0
+
+
+def _tell_defect(error: Exception) -> None:
+    """The last net: an error that nobody foresaw is a line too, since a traceback may hold what is to be hidden."""
+    from segray.errors import without_secrets
+    from segray.privacy import hide
+
+    if os.environ.get(TRACEBACK) == "1":
+        typer.echo(hide(without_secrets("".join(traceback.format_exception(error)).rstrip())), err=True)
+    told = SegrayError(
+        f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no words'])[0][:200].rstrip('. ')}.",
+        mend=f"This is a defect of segray: please report it, with what the same command says under {TRACEBACK}=1.",
+    )
+    typer.echo(f"segray: {hide(str(told))}", err=True)

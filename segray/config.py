@@ -754,7 +754,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     """
     tree = _read_yaml(Path(path)) if path is not None else {}
     for override in overrides:
-        _apply_override(tree, override)
+        put_override(tree, override)
     return parse_config(tree)
 
 
@@ -783,6 +783,18 @@ def put_setting(tree: dict[str, Any], key: str, value: Any) -> None:
     node[last] = value
 
 
+def put_override(tree: dict[str, Any], override: str) -> None:
+    """Put a ``key=value`` of the command line into a nested dictionary. Raises UsageError as :func:`load_config`."""
+    key, sign, text = override.partition("=")
+    if not sign or not key.strip():
+        raise UsageError(f"--set needs key=value, such as --set train.epochs=20; found {override!r}.")
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # a date that is none is a ValueError
+        raise UsageError(f"--set {key}: {text!r} is not a YAML value.") from error
+    put_setting(tree, key.strip(), value)
+
+
 def known_keys(section: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """All dotted keys in order, each with its pydantic field."""
     for name, field in section.model_fields.items():
@@ -797,7 +809,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"The config {path} cannot be read ({error.strerror}).") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         where = getattr(error, "problem_mark", None)
         place = f" at line {where.line + 1}" if where is not None else ""
         raise UsageError(f"The config {path} is not valid YAML{place}.") from error
@@ -806,17 +818,6 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise UsageError(f"The config {path} must be a table of settings, such as 'train: {{epochs: 20}}'.")
     return tree
-
-
-def _apply_override(tree: dict[str, Any], override: str) -> None:
-    key, sign, text = override.partition("=")
-    if not sign or not key.strip():
-        raise UsageError(f"--set needs key=value, such as --set train.epochs=20; found {override!r}.")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"--set {key}: {text!r} is not a YAML value.") from error
-    put_setting(tree, key.strip(), value)
 
 
 def _explain(error: ValidationError) -> str:

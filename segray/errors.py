@@ -43,5 +43,9 @@ class StoreError(SegrayError):
     """An object store does not answer or refuses: the same call may succeed later."""
 
 
+class NotTextError(SegrayError, ValueError):
+    """A file that should hold text is damaged, or of another kind: a ValueError as that of JSON that is none."""
+
+
 def _rebuild(kind: type[SegrayError], message: str, mend: str) -> SegrayError:
     return kind(message, mend=mend)

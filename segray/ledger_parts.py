@@ -84,10 +84,11 @@ def sizes(uri: str) -> dict[str, int]:
             fs, path = storage.filesystem(uri)
             infos = fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))
             return {info.base_name: int(info.size) for info in infos if info.type == pafs.FileType.File}
-        root = storage.absolute(uri)
-        if not os.path.isdir(root):
+        try:
+            listed = os.scandir(storage.absolute(uri))
+        except (FileNotFoundError, NotADirectoryError):
             return {}
-        with os.scandir(root) as entries:
+        with listed as entries:
             return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
 
 

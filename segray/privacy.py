@@ -142,12 +142,11 @@ class Hider:
 
     def _component(self, name: str) -> str:
         """A file or folder below a root; one that is known is left to be found among the names."""
-        ending = found[0] if (found := _ENDING.search(name)) else ""
-        stem = name[: len(name) - len(ending)]
-        plain = not stem or stem.lower() in PLAIN or _DONE.fullmatch(stem)
-        if plain or any(one in self._kinds for one in (name, stem, re.sub(r"_\d{4}$", "", stem))):
+        bare = stem(name)
+        plain = not bare or bare.lower() in PLAIN or _DONE.fullmatch(bare)
+        if plain or any(one in self._kinds for one in (name, bare, re.sub(r"_\d{4}$", "", bare))):
             return name
-        return self.pseudonyms.of(stem, "uid" if _UID.fullmatch(stem) else "name") + ending
+        return self.pseudonyms.of(bare, "uid" if _UID.fullmatch(bare) else "name") + name[len(bare) :]
 
 
 def _lies_in(text: str, start: int, folder: str) -> bool:
@@ -250,6 +249,11 @@ def with_privacy(config: Config, folder: str | None) -> Config:
 def is_hiding() -> bool:
     """Whether this process hides names."""
     return _hider is not None
+
+
+def stem(name: str) -> str:
+    """The name of a file without its ending; the id of a case may hold dots."""
+    return _ENDING.sub("", name)
 
 
 def know(names: Iterable[str], kind: str = "name") -> None:

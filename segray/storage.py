@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from segray import outage
-from segray.errors import SegrayError, StoreError, without_secrets
+from segray.errors import NotTextError, SegrayError, StoreError, without_secrets
 
 if TYPE_CHECKING:
     import pyarrow.fs as pafs
@@ -95,14 +95,26 @@ def _reason(error: Exception) -> str:
 
 
 def exists(uri: str) -> bool:
-    """True if a file or folder lies at ``uri``. Raises SegrayError where a store does not answer."""
+    """True if a file or folder lies at ``uri``. Raises SegrayError where a store or a disk does not answer.
+
+    What is out of reach is not gone: who takes a stale disk for an empty one gives up a run, or writes it anew.
+    """
     import pyarrow.fs as pafs
 
     if not is_remote(uri):
-        return os.path.exists(absolute(uri))
+        with asking(uri):
+            return _is_there(absolute(uri))
     fs, path = filesystem(uri)
     with asking(uri):
         return bool(fs.get_file_info(path).type != pafs.FileType.NotFound)
+
+
+def _is_there(path: str) -> bool:
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def read_bytes(uri: str) -> bytes:
@@ -131,8 +143,14 @@ def read_head(uri: str, count: int) -> bytes:
 
 
 def read_text(uri: str) -> str:
-    """The file at ``uri`` as UTF-8 text."""
-    return read_bytes(uri).decode("utf-8")
+    """The file at ``uri`` as UTF-8 text. Raises NotTextError where it is none, else as :func:`read_bytes`."""
+    data = read_bytes(uri)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise NotTextError(
+            f"{uri} is no UTF-8 text (byte {error.start}).", mend="It is damaged, or of another kind: copy it again."
+        ) from error
 
 
 class _Flushes:
@@ -287,13 +305,19 @@ def names(uri: str, suffix: str = "") -> list[str]:
 
     with asking(uri):
         if not is_remote(uri):
-            root = absolute(uri)
-            found = os.listdir(root) if os.path.isdir(root) else []
+            found = _listed(absolute(uri))
         else:
             fs, path = filesystem(uri)
             infos = fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))
             found = [info.base_name for info in infos]
     return sorted(name for name in found if name.endswith(suffix))
+
+
+def _listed(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def delete(uri: str) -> None:

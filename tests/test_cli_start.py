@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
+import typer
 
 import segray
-from segray import cli
+from segray import cli, privacy
+from segray.config import PrivacyConfig
 
 LIMIT_S = 0.4
 """Wall-clock limit of a --help on a machine of its own."""
@@ -130,3 +134,46 @@ def test_the_version_is_told_without_a_command() -> None:
     assert done.stdout.startswith(
         f"segray {segray.__version__} (ray {version('ray')}, torch {version('torch')}, Python "
     )
+
+
+def _fail(error: BaseException) -> int:
+    def command() -> None:
+        raise error
+
+    return cli._guarded(command)
+
+
+def test_what_nobody_foresaw_is_one_line_with_hidden_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv(cli.TRACEBACK, raising=False)
+    privacy.begin(PrivacyConfig(hash_ids=True), str(tmp_path))
+    try:
+        privacy.know(["Mueller"], "case")
+        assert _fail(KeyError("Mueller")) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert re.match(r"segray: KeyError: 'case-\w{16}'\. This is a defect of segray: please report it", line)
+        monkeypatch.setenv(cli.TRACEBACK, "1")
+        assert _fail(ValueError("s3://me:hush@bucket/Mueller\nand more.")) == 1
+    finally:
+        privacy.forget()
+    told = capsys.readouterr().err
+    assert "Traceback" in told
+    assert "in command" in told
+    assert told.splitlines()[-1].startswith("segray: ValueError: s3://***@bucket/case-")
+    assert "Mueller" not in told
+    assert "hush" not in told
+
+
+def test_an_error_without_words_is_a_line_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(cli.TRACEBACK, raising=False)
+    assert _fail(AssertionError()) == 1
+    assert capsys.readouterr().err.startswith("segray: AssertionError: no words. This is a defect")
+
+
+@pytest.mark.parametrize("end", [typer.Exit(3), typer.Abort(), SystemExit(3)])
+def test_how_a_command_ends_by_itself_passes(end: BaseException) -> None:
+    with pytest.raises(type(end)):
+        _fail(end)

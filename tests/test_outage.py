@@ -93,3 +93,29 @@ def test_rows_of_a_ledger_wait_and_none_is_twice(tmp_path: Path, monkeypatch: py
             ledger.add(to_line({"case_id": name, "status": "ok", "reason": ""}))
     assert disk.refused > 1
     assert [row["case_id"] for row in Ledger(str(tmp_path)).rows] == ["a", "b"]
+
+
+def test_a_run_whose_disk_is_away_for_a_while_is_not_taken_for_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(str(tmp_path))
+    run.write_history(run_id="one", starts=[1])
+    run.add_epoch({"epoch": 1})
+    real, looks = os.stat, 0
+
+    def stat(path: Any, *words: Any, **named: Any) -> os.stat_result:
+        nonlocal looks
+        if str(path).startswith(str(tmp_path)) and looks < 2:
+            looks += 1
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+        return real(path, *words, **named)
+
+    monkeypatch.setattr(outage, "LOOK_S", 0.01)
+    monkeypatch.setattr(os, "stat", stat)
+    with outage.patient(20):
+        run.write_history(finished=True)
+        looks = 0
+        run.add_epoch({"epoch": 2})
+        looks = 0
+        assert [row["epoch"] for row in run.rows("metrics.csv")] == ["1", "2"]
+    assert run.history() == {"run_id": "one", "starts": [1], "finished": True}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
+import pickle
 import threading
 from pathlib import Path
 
 import pytest
 
-from segray import storage
+from segray import ledger_parts, storage
 from segray.errors import CaseError, SegrayError, StoreError
 from segray.formats import folder
 
@@ -151,6 +153,14 @@ def test_text_goes_out_and_in_as_utf8(tmp_path: Path) -> None:
     assert storage.read_bytes(target).decode("utf-8").startswith("Größe")
 
 
+def test_what_is_no_text_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "table.json").write_bytes(b"{\xff}")
+    with pytest.raises(SegrayError, match=r"table\.json is no UTF-8 text \(byte 1\)\. It is damaged") as caught:
+        storage.read_text(str(tmp_path / "table.json"))
+    assert isinstance(caught.value, ValueError), "who asks for damaged JSON hears of it too"
+    assert isinstance(pickle.loads(pickle.dumps(caught.value)), type(caught.value))
+
+
 def test_lines_are_appended(tmp_path: Path) -> None:
     target = str(tmp_path / "new" / "ledger.jsonl")
     storage.append_line(target, '{"case": 1}')
@@ -173,6 +183,31 @@ def test_delete_removes_and_forgives(tmp_path: Path) -> None:
     storage.delete(str(target))
     storage.delete(str(target))
     assert not storage.exists(str(target))
+
+
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT, errno.EACCES])
+def test_a_disk_out_of_reach_is_not_taken_for_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    (tmp_path / "file").touch()
+
+    def away(path: str, *_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code), path)
+
+    for name in ("stat", "listdir", "scandir"):
+        monkeypatch.setattr(os, name, away)
+    for ask in (storage.exists, storage.names, ledger_parts.sizes):
+        with pytest.raises(SegrayError, match=os.strerror(code)):
+            ask(str(tmp_path / "file"))
+
+
+def test_below_a_file_nothing_lies(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (str(tmp_path / "file" / "below"), str(tmp_path / "none")):
+        assert not storage.exists(path)
+        assert storage.names(path) == []
+        assert ledger_parts.sizes(path) == {}
+    assert ledger_parts.sizes(str(tmp_path)) == {"file": 0}
 
 
 def test_file_uris_are_local_paths(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from segray import storage
 from segray.case import LabelMap
 from segray.config import NetConfig
-from segray.errors import SegrayError, UsageError
+from segray.errors import NotTextError, SegrayError, UsageError
 from segray.grid import Grid
 from segray.nets.normalise import Normalisation
 from segray.nets.unet import SegmentationNet, build_net
@@ -199,7 +199,7 @@ def _read_files(folder: str) -> tuple[str, bytes]:
     try:
         text = storage.read_text(storage.join(folder, DESCRIPTION))
         return text, storage.read_bytes(storage.join(folder, WEIGHTS))
-    except UnicodeDecodeError as error:
+    except NotTextError as error:
         raise _damaged(folder, f"{DESCRIPTION} is not text") from error
     except SegrayError as error:
         raise UsageError(error.message, mend=error.mend) from error

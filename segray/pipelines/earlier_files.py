@@ -81,10 +81,11 @@ def _may_hold(row: Row, before: Entry | None) -> bool:
     source = CaseSource.from_json(row["source"]).image_only
     if before is not None and unchanged_images([source], [before.fingerprint])[0]:
         return True
-    return not all(map(_in_reach, source.files))
+    return not all(map(in_reach, source.files))
 
 
-def _in_reach(path: str) -> bool:
+def in_reach(path: str) -> bool:
+    """Whether a file of a case is there; False too where its disk or store does not answer."""
     try:
         return storage.exists(path)
     except SegrayError:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from segray.config import load_config, put_setting
+from segray.config import load_config, put_override
 from segray.errors import UsageError, without_secrets
 from segray.storage import is_remote
 
@@ -213,8 +213,7 @@ def _tree(config: str | None, overrides: Sequence[str]) -> dict[str, Any]:
         load_config(config, overrides)
     tree = (yaml.safe_load(Path(config).read_text(encoding="utf-8")) if config and known else None) or {}
     for override in overrides:
-        key, _, text = override.partition("=")
-        put_setting(tree, key.strip(), yaml.safe_load(text))
+        put_override(tree, override)
     return dict(tree)
 
 

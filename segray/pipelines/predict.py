@@ -17,7 +17,7 @@ from segray import __version__, formats, ledger_parts, privacy, storage
 from segray.config import Config, IngestConfig, PredictConfig
 from segray.engine.backends import BackendChoice
 from segray.engine.predictor import check_settings
-from segray.errors import UsageError
+from segray.errors import SegrayError, UsageError
 from segray.formats.source import CaseSource
 from segray.nets.bundle import Bundle
 from segray.outage import patient
@@ -30,6 +30,7 @@ from segray.pipelines.claims import Claim
 from segray.pipelines.cluster_doctor import preflight_notes
 from segray.pipelines.earlier_files import EarlierFiles
 from segray.pipelines.ensemble import Ensemble, load_ensemble
+from segray.pipelines.failures import stopped
 from segray.pipelines.headers import Planned, read_headers
 from segray.pipelines.ledger import Ledger, to_line
 from segray.pipelines.lone_cases import TRIES, LoneCase, allow_losses, predict_lost
@@ -45,6 +46,9 @@ Say = Callable[[str], None]
 """Called with a sentence that the user should read before the work begins."""
 
 PREDICTION = "prediction.json"
+
+GO_ON = "Bundles and cases have to lie where all nodes see them; what is finished stays, and the same command goes on."
+"""What mends most of what ends the whole stream, such as a net that no node can load."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,10 @@ class PredictSummary:
     new: int
     failed: list[tuple[str, str]]
     review: str = ""
+
+
+class NoFactsError(SegrayError):
+    """A prediction folder does not tell whose masks it holds."""
 
 
 def predict(
@@ -188,8 +196,13 @@ def _declare(folder: str, ensemble: Ensemble, config: Config, cases: Sequence[Ca
     path = storage.join(folder, PREDICTION)
     before: dict[str, Any] = {}
     if storage.exists(path):
-        before = json.loads(storage.read_text(path))
-        other = _other_masks(before, ensemble, config.predict, cases)
+        try:
+            before = _facts(path)
+            other = _other_masks(before, ensemble, config.predict, cases)
+        except NoFactsError:
+            if not config.predict.overwrite:
+                raise
+            other = "of an unknown bundle"
         if other and not config.predict.overwrite:
             raise UsageError(f"{folder} holds masks {other}.", mend="Name another folder, or give --overwrite.")
         if other:
@@ -202,11 +215,29 @@ def _declare(folder: str, ensemble: Ensemble, config: Config, cases: Sequence[Ca
         "split": ensemble.split,
         "segray": __version__,
         "predict": config.predict.model_dump(mode="json"),
-        # Who overwrites asks anew who computes.
-        "backend": None if config.predict.overwrite else before.get("backend"),
+        # Also for who overwrites: cut off, the run leaves masks of before, and a folder holds those of one backend.
+        "backend": before.get("backend"),
     }
     storage.write_text(path, json.dumps(facts, indent=1))
     storage.write_text(storage.join(folder, "label_map.json"), ensemble.first.label_map.to_json())
+
+
+def _facts(path: str) -> dict[str, Any]:
+    """What ``prediction.json`` tells of a folder. Raises NoFactsError where it is damaged."""
+    try:
+        facts = json.loads(storage.read_text(path))
+    except ValueError as error:
+        raise _no_facts(path, str(error)) from error
+    if not isinstance(facts, dict):
+        raise _no_facts(path, "it is no table")
+    return facts
+
+
+def _no_facts(path: str, reason: str) -> NoFactsError:
+    return NoFactsError(
+        f"{path} is damaged ({reason}), so it does not tell by which bundle the masks are.",
+        mend="Copy it back from where it is whole, name another folder, or begin this one anew by --overwrite.",
+    )
 
 
 def _other_masks(
@@ -267,10 +298,10 @@ def _backend(
 ) -> BackendChoice:
     """Who computes, noted in ``prediction.json`` so that a later run goes on alike."""
     path = storage.join(folder, PREDICTION)
-    facts = json.loads(storage.read_text(path))
+    facts = _facts(path)
     members = ensemble.members(planned[0].source.case_id) if planned else ()
     choice = choose_backend(planned, members, config.predict, shape, kept_choice(facts))
-    if choice.reason and facts["backend"] is None:
+    if choice.reason and facts.get("backend") is None:
         say(choice.reason)
     storage.write_text(path, json.dumps(facts | {"backend": json.loads(choice.to_json())}, indent=1))
     return choice
@@ -333,5 +364,9 @@ def _run_class(
             memory=declared,
             max_retries=TRIES,
         )
-    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        yield from zip(*(batch.column(name).to_pylist() for name in RESULT_SCHEMA.names), strict=True)
+    batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    try:
+        for batch in batches:
+            yield from zip(*(batch.column(name).to_pylist() for name in RESULT_SCHEMA.names), strict=True)
+    except Exception as error:
+        raise stopped(error, "The prediction", mend=GO_ON) from error

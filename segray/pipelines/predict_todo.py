@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from segray import storage
+from segray import outage, storage
 from segray.config import PredictConfig
 from segray.formats.file_states import unchanged_images
 from segray.formats.source import CaseSource
@@ -86,5 +86,5 @@ class Listed:
     def __contains__(self, path: str) -> bool:
         folder, _, name = path.rpartition("/")
         if folder not in self._names:
-            self._names[folder] = frozenset(storage.names(storage.join(self._root, folder)))
+            self._names[folder] = frozenset(outage.waiting(lambda: storage.names(storage.join(self._root, folder))))
         return name in self._names[folder]

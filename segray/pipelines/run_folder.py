@@ -107,6 +107,10 @@ class RunFolder:
 
     def rows(self, name: str) -> list[dict[str, str]]:
         """The rows of a CSV file of the run; [] where it is not there yet."""
+        # A patient process would take a disk that is away for a run without rows, and write its files anew.
+        return outage.waiting(lambda: self._rows(name))
+
+    def _rows(self, name: str) -> list[dict[str, str]]:
         if not storage.exists(self.file(name)):
             return []
         return list(csv.DictReader(io.StringIO(storage.read_text(self.file(name)))))
@@ -131,7 +135,7 @@ class RunFolder:
     def _append(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        if not storage.exists(self.file(name)):
+        if not outage.waiting(lambda: storage.exists(self.file(name))):
             writer.writerow(columns)
         elif name not in self._matched:
             self._match_columns(name, columns)
@@ -148,6 +152,9 @@ class RunFolder:
 
     def history(self) -> dict[str, Any]:
         """The content of ``history.json``; {} where it is not there yet."""
+        return outage.waiting(self._history)
+
+    def _history(self) -> dict[str, Any]:
         if not storage.exists(self.file(HISTORY)):
             return {}
         found: dict[str, Any] = json.loads(storage.read_text(self.file(HISTORY)))

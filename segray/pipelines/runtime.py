@@ -80,24 +80,37 @@ def ray_session(config: RayConfig) -> Iterator[None]:
 def _connect(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:
         raise SegrayError(
-            f"No Ray cluster answers at {address} ({str(error).splitlines()[0]}).",
+            f"No Ray cluster answers at {address} ({_first_line(error)}).",
             mend="Start one with `ray up cluster.yaml`, or leave ray.address empty for an embedded Ray.",
         ) from error
 
 
 def _embed(config: RayConfig) -> None:
-    with _silent_stderr():
-        ray.init(
-            address="local",
-            num_cpus=config.cpus or len(os.sched_getaffinity(0)),
-            object_store_memory=_object_store_bytes(config.object_store_mib),
-            include_dashboard=config.dashboard,
-            dashboard_host="127.0.0.1",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+    try:
+        with _silent_stderr():
+            ray.init(
+                address="local",
+                num_cpus=config.cpus or len(os.sched_getaffinity(0)),
+                object_store_memory=_object_store_bytes(config.object_store_mib),
+                include_dashboard=config.dashboard,
+                dashboard_host="127.0.0.1",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+    except Exception as error:
+        # Ray tells most of what goes wrong here, such as a node that takes too long, by a bare Exception.
+        raise SegrayError(
+            f"Ray does not start on this machine ({_first_line(error)}).",
+            mend="Give the command again when less else runs here; set ray.object_store_mib where /dev/shm is small; "
+            "Ray's own words lie in /tmp/ray/session_latest/logs.",
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(". ") if lines else type(error).__name__
 
 
 @contextmanager

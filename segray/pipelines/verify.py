@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,9 +16,10 @@ from segray.evaluation.counting import count_case
 from segray.formats.file_states import FileStates, unchanged_images
 from segray.formats.source import CaseSource
 from segray.pipelines.admission import memory_at_most
-from segray.pipelines.case_outputs import can_have, further_place
+from segray.pipelines.case_outputs import FURTHER, PREVIEWS, can_have, further_place
 from segray.pipelines.case_tasks import run_tasks
 from segray.pipelines.claims import Claim
+from segray.pipelines.earlier_files import in_reach
 from segray.pipelines.failures import reason_for
 from segray.pipelines.ledger import Ledger
 from segray.pipelines.predict_todo import Listed, counted
@@ -26,6 +27,9 @@ from segray.pipelines.runtime import MIB, ray_session
 from segray.report.folders import read_json
 
 MASKS = "masks"
+FOLDERS = ("", MASKS, ledger_parts.LEDGER, PREVIEWS, *FURTHER)
+"""Those of segray in a prediction folder; the name of any other may be that of a patient."""
+
 VOLUME = "volume_ml_"
 """The beginning of the columns of a row that the mask must agree with."""
 
@@ -62,7 +66,7 @@ class Finding:
 
 KINDS = {
     "lost": ("row has", "rows have", "no mask: dropped, the next run does it again."),
-    "lacking": ("case has", "cases have", "lost a file of predict.further: dropped, the next run does it again."),
+    "lacking": ("case has", "cases have", "lost a file of predict.further: a run that asks for it makes it again."),
     "damaged": ("mask is", "masks are", "not what the ledger says: the row is dropped, the next run does it again."),
     "changed": ("case has", "cases have", "another input than the one that was read: the next run does it again."),
     "gone": ("case has", "cases have", "lost the input; the mask is kept."),
@@ -105,11 +109,18 @@ class _Found:
     """Findings while they are gathered."""
 
     findings: list[Finding] = field(default_factory=list)
+    lacking: dict[str, list[str]] = field(default_factory=dict)
     whole: int = 0
 
     def add(self, kind: str, names: Iterable[str]) -> None:
         """Note several findings that need no reason."""
         self.findings += [Finding(kind, name) for name in names]
+
+    def lack(self, case_id: str, kinds: list[str]) -> None:
+        """Note the kinds of further files that a case has lost."""
+        if kinds:
+            self.lacking[case_id] = kinds
+            self.findings.append(Finding("lacking", case_id, f"It has lost {', '.join(kinds)}."))
 
     def take(self, item: Item, wrong: str, unseen: str) -> None:
         """Note what the check of a mask has shown."""
@@ -142,8 +153,9 @@ def verify(
 ) -> VerifySummary:
     """Compare the ledger of a prediction folder with its masks and with the inputs, and mend what can be mended.
 
-    Rows without a whole mask are dropped, so that the next ``segray predict`` makes just these again; temporary files
-    and parts of the ledger that cannot be read are removed. A mask without a row is never taken for a result.
+    Rows without a whole mask are dropped, so that the next ``segray predict`` makes just these again; those of cases
+    that lack a further file name what is left; temporary files and parts of the ledger that cannot be read are removed.
+    A mask without a row is never taken for a result.
 
     Args:
         folder: the prediction folder.
@@ -170,8 +182,11 @@ def verify(
             found.take(item, wrong, unseen)
         claim.check()
         doomed = [path for name in found.named("damaged") if (path := ledger.entries[name].mask)]
-        dropped = sorted(set(found.named("lost", "damaged", "lacking")))
-        ledger.drop(dropped, "verify: a file was not there, or not whole")
+        dropped = sorted(set(found.named("lost", "damaged")))
+        ledger.drop(dropped, "verify: the mask was not there, or not whole")
+        _name_what_is_left(
+            folder, ledger, {case: kinds for case, kinds in found.lacking.items() if case in ledger.entries}
+        )
         if delete_orphans:
             for path in [*found.named("orphan"), *doomed]:
                 storage.delete(storage.join(folder, path))
@@ -201,6 +216,8 @@ def _remove_leftovers(folder: str, ledger: Ledger, found: _Found) -> None:
     for place in ("", *(name for name in below if not TEMPORARY.fullmatch(name))):
         names = storage.names(storage.join(folder, place) if place else folder)
         left = [storage.join(place, name) for name in names if TEMPORARY.fullmatch(name)]
+        if left and place not in FOLDERS:
+            privacy.know([place])
         for path in left:
             whole = storage.join(folder, path)
             (storage.delete_folder if os.path.isdir(whole) else storage.delete)(whole)
@@ -213,7 +230,10 @@ def _compare_names(folder: str, ledger: Ledger, found: _Found) -> None:
     done = {case_id: entry.mask for case_id, entry in ledger.entries.items() if entry.done}
     found.add("lost", (case_id for case_id, mask in done.items() if mask not in there))
     files = {f"{MASKS}/{name}" for name in ledger_parts.sizes(storage.join(folder, MASKS))}
-    found.add("orphan", files - set(done.values()))
+    orphans = files - set(done.values())
+    # No row and no case of the source needs to know whose these are.
+    privacy.know((privacy.stem(path.removeprefix(f"{MASKS}/")) for path in orphans), "case")
+    found.add("orphan", orphans)
 
 
 def _items(folder: str, found: _Found) -> Iterator[Item]:
@@ -227,9 +247,9 @@ def _items(folder: str, found: _Found) -> Iterator[Item]:
         same = unchanged_images(sources, [str(row.get("fingerprint") or "") for row in done], states)
         for row, source, is_same in zip(done, sources, same, strict=True):
             if not is_same:
-                found.add("changed" if all(map(storage.exists, source.image_only.files)) else "gone", [source.case_id])
-            if any(further_place(kind, source.case_id) not in there for kind in _written(row, source)):
-                found.add("lacking", [source.case_id])
+                found.add("changed" if all(map(in_reach, source.image_only.files)) else "gone", [source.case_id])
+            written = _written(row, source)
+            found.lack(source.case_id, [kind for kind in written if further_place(kind, source.case_id) not in there])
             if source.case_id not in skipped:
                 yield {
                     "case_id": source.case_id,
@@ -240,6 +260,19 @@ def _items(folder: str, found: _Found) -> Iterator[Item]:
                     "voxels": _voxels(row),
                     "bytes": round(row.get("peak_mib_write") or 0) * MIB,
                 }
+
+
+def _name_what_is_left(folder: str, ledger: Ledger, lacking: Mapping[str, Sequence[str]]) -> None:
+    """Let the rows of cases that lack further files name those that they have.
+
+    Dropped, the rows would tell nothing of these, and a run that does not ask for them all would remove them.
+    """
+    files = ledger_parts.ledger_files(folder) if lacking else {}
+    for rows in ledger_parts.last_rows(folder, files):
+        for row in rows:
+            if gone := lacking.get(row["case_id"]):
+                kept = [kind for kind in str(row["further"]).split(",") if kind not in gone]
+                ledger.add(row | {"further": ",".join(kept)})
 
 
 def _written(row: ledger_parts.Row, source: CaseSource) -> list[str]:
@@ -258,7 +291,7 @@ def check_mask(item: Item, label_map: str) -> tuple[str, str]:
     """What is wrong with a mask, and why that could not be seen; both empty for a mask that is what its row says.
 
     It is read to its end, so a cut or damaged file shows by its checksum; it must lie on the grid of its image, where
-    that is still the one that was read; and its structures must have the volumes of the row.
+    that is still the one that was read; and its structures must have the voxels and volumes of the row in any case.
 
     Args:
         item: as :data:`Item` has it; plain data, so that it travels to a task.
@@ -279,12 +312,16 @@ def check_mask(item: Item, label_map: str) -> tuple[str, str]:
 
 
 def _difference(item: Item, geometry: Geometry | None, label_map: LabelMap) -> str:
-    """How a mask differs from its row and the grid of its image; empty where it does not. Raises CaseError."""
+    """How a mask differs from its row, and from the grid of its image where that is known; empty where it does not.
+
+    Every mask has a grid of its own, so its volumes are known without the image.
+
+    Raises:
+        CaseError: damaged, or on another grid.
+    """
     labels, own = formats.read_mask(item["mask"], geometry)
     indices = label_map.to_index(labels)
-    if geometry is None:
-        return ""
-    if labels.shape != geometry.size:
+    if geometry is not None and labels.shape != geometry.size:
         return f"The mask has {labels.shape} voxels and its image {geometry.size} (z, y, x)."
     voxels = count_case(indices, indices, label_map).structures().truth
     for name, count, volume in zip(label_map.names, voxels.tolist(), (voxels * own.voxel_ml).tolist(), strict=True):

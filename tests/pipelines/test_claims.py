@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -171,6 +173,32 @@ def test_a_store_that_does_not_answer_for_a_while_ends_nothing(tmp_path: Path, m
         assert asked.wait(20)
         claim.check()
         assert claim._thread.is_alive()
+
+
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT])
+def test_a_disk_that_is_away_at_one_look_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    monkeypatch.setattr(claims, "BEAT_S", 0.01)
+    real, refused = os.stat, threading.Event()
+
+    def stat(path: Any, *words: Any, **named: Any) -> os.stat_result:
+        if threading.current_thread().name == "sign of life" and str(path).startswith(str(tmp_path)):
+            refused.set()
+            raise OSError(code, os.strerror(code), path)
+        return real(path, *words, **named)
+
+    with Claim(str(tmp_path), "predict") as claim:
+        monkeypatch.setattr(os, "stat", stat)
+        assert refused.wait(20)
+        time.sleep(0.05)
+        monkeypatch.setattr(os, "stat", real)
+        path = tmp_path / "ledger" / f"claim-{claim.run}.json"
+        before, deadline = path.stat().st_mtime_ns, time.monotonic() + 20
+        while path.stat().st_mtime_ns == before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert path.stat().st_mtime_ns > before, "signs of life go on"
+        claim.check()
 
 
 def test_a_folder_that_cannot_be_written_is_told_and_nothing_is_left(tmp_path: Path) -> None:

@@ -134,6 +134,22 @@ def test_a_wrong_setting_is_told_before_anything_is_sent() -> None:
         pack(["train", "my.yaml"], {"config": "my.yaml", "overrides": ["train.epoch=2"]})
 
 
+@pytest.mark.parametrize("config", ["my.yaml", "/mnt/none.yaml"])
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.epochs=[1", "is not a YAML value"),
+        ("train.run=2026-02-30", "is not a YAML value"),
+        ("train.epochs", "--set needs key=value"),
+    ],
+)
+def test_an_override_that_cannot_be_read_is_told_wherever_the_config_lies(
+    config: str, override: str, words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        pack(["train", config, "--set", override], {"config": config, "overrides": [override]})
+
+
 def test_what_is_no_job_is_refused() -> None:
     with pytest.raises(UsageError, match="watch cannot be a job"):
         pack(["watch", "/mnt/run"], {"run": "/mnt/run"})

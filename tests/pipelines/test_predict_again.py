@@ -16,7 +16,7 @@ from PIL import Image
 from segray import ledger_parts
 from segray.case import LabelMap
 from segray.config import NetConfig, load_config
-from segray.errors import UsageError
+from segray.errors import SegrayError, UsageError
 from segray.evaluation.tables import read_table
 from segray.grid import Grid
 from segray.nets.bundle import save_bundle
@@ -116,6 +116,17 @@ def test_another_backend_or_precision_is_told_and_overwriting_asks_anew(folder: 
     assert json.loads(path.read_text())["backend"] == chosen
     assert again(folder, f"predict.{setting}", OVERWRITE) == 2
     assert json.loads(path.read_text())["backend"] is None
+
+
+def test_masks_that_a_cut_off_overwriting_has_not_reached_are_of_the_backend_of_the_others(folder: Path) -> None:
+    assert again(folder) == 2
+    path = folder / "out" / "prediction.json"
+    chosen = {"name": "openvino", "precision": "bf16", "reason": "faster"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"backend": chosen}))
+    with pytest.raises(RuntimeError):
+        again(folder, OVERWRITE, "predict.slab_mib=1")
+    assert json.loads(path.read_text())["backend"] == chosen, "or auto could choose another for the first case alone"
+    assert again(folder) == 0
 
 
 def test_settings_that_make_no_other_mask_go_on(folder: Path) -> None:
@@ -287,6 +298,21 @@ def test_a_folder_of_failures_alone_is_finished_too(folder: Path, monkeypatch: p
     page.write_text("as it was")
     assert again(folder, "predict.review=1") == 0
     assert page.read_text() == "as it was"
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"bundle_id": "5f', b"\xff\xfe", b"[]", b"\0" * 64])
+def test_a_folder_that_does_not_tell_whose_masks_it_holds_is_told_and_begun_anew(folder: Path, damage: bytes) -> None:
+    assert again(folder) == 2
+    facts = folder / "out" / "prediction.json"
+    facts.write_bytes(damage)
+    with pytest.raises(SegrayError, match=r"prediction\.json is damaged .*begin this one anew by --overwrite"):
+        again(folder)
+    assert facts.read_bytes() == damage
+    assert len(Ledger(str(folder / "out")).entries) == 2, "what was refused changed nothing"
+    with pytest.raises(RuntimeError):
+        again(folder, OVERWRITE, "predict.slab_mib=1")
+    assert again(folder) == 1, "what the cut off run had not reached counts for nobody's"
+    assert again(folder) == 0
 
 
 def test_a_second_run_on_the_folder_is_refused_and_changes_nothing(folder: Path) -> None:

@@ -12,15 +12,16 @@ import nibabel
 import numpy as np
 import pytest
 
-from segray import formats, ledger_parts, storage
+from segray import formats, ledger_parts, privacy, storage
 from segray.case import LabelMap
-from segray.config import Config, load_config
+from segray.config import Config, PrivacyConfig, load_config
 from segray.errors import UsageError
 from segray.evaluation.statistics import structure_statistics
 from segray.evaluation.tables import read_csv_rows
 from segray.ledger_parts import Row
 from segray.pipelines.case_outputs import PredictedCase, structure_columns
 from segray.pipelines.claims import Claim, FolderTakenError
+from segray.pipelines.earlier_files import EarlierFiles
 from segray.pipelines.ledger import Ledger, to_line
 from segray.pipelines.predict_todo import find_todo
 from segray.pipelines.verify import Checked, check_mask, verify
@@ -66,10 +67,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def todo(folder: Path) -> list[str]:
+def todo(folder: Path, *settings: str) -> list[str]:
     """The cases that the next run would predict."""
     cases = formats.discover(str(folder.parent / "scans"), Config().ingest, labelled=False).cases
-    found = find_todo(cases, Ledger(str(folder)), str(folder), Config().predict)
+    found = find_todo(cases, Ledger(str(folder)), str(folder), load_config(None, settings).predict)
     return [case.case_id for case in found.cases]
 
 
@@ -169,6 +170,25 @@ def test_files_without_a_row_are_kept_unless_they_are_to_go(folder: Path) -> Non
     assert verify(str(folder)).clean
 
 
+@pytest.mark.parametrize("ending", ["nii.gz", "dcm", "txt"])
+def test_whose_file_an_orphan_is_stays_hidden(folder: Path, ending: str) -> None:
+    names = ("Miller_Anna.1961", "Jo")
+    for name in names:
+        (folder / "masks" / f"{name}.{ending}").write_bytes(b"?")
+    (folder / "Meyer_Eva").mkdir()
+    (folder / "Meyer_Eva" / f".tmp-{'0' * 32}").write_bytes(b"half")
+    try:
+        config = privacy.with_privacy(Config(privacy=PrivacyConfig(hash_ids=True)), str(folder))
+        summary = verify(str(folder), str(folder.parent / "scans"), config)
+        said = [privacy.hide(note) for note in summary.notes]
+        assert privacy.hide("masks, ledger, structures") == "masks, ledger, structures"
+    finally:
+        privacy.forget()
+    assert [one.kind for one in summary.findings] == ["orphan", "orphan", "leftover"]
+    assert [note for note in said if any(name in note for name in (*names, "Meyer"))] == []
+    assert re.match(rf"2 files \(masks/case-\w{{16}}\.{ending}, masks/case-\w{{16}}\.{ending}\) are", said[0])
+
+
 def test_what_killed_writers_left_is_removed(folder: Path) -> None:
     for below in ("masks", "ledger", "."):
         (folder / below / f".tmp-{'0' * 31}a").write_bytes(b"half")
@@ -188,20 +208,50 @@ def test_folders_that_killed_writers_left_are_removed(folder: Path) -> None:
     assert [path.name for path in (folder / "structures").iterdir()] == ["a"]
 
 
-def test_a_case_that_lost_a_further_file_is_done_again(folder: Path) -> None:
+def with_further(folder: Path, further: str) -> None:
+    """Let the rows tell of further files, and structures and previews of all cases lie there."""
     rows = Ledger(str(folder)).rows
     with Ledger(str(folder)) as ledger:
         for row in rows:
-            ledger.add(to_line(row | {"further": "preview,structures,rtstruct"}))
+            ledger.add(to_line(row | {"further": further}))
     for row in rows:
-        (folder / "structures" / row["case_id"]).mkdir(parents=True)
+        storage.write_text(f"{folder}/structures/{row['case_id']}/liver.nii.gz", "")
         storage.write_text(f"{folder}/previews/{row['case_id']}.png", "")
+
+
+def test_a_case_that_lost_a_further_file_is_done_again(folder: Path) -> None:
+    with_further(folder, "preview,structures,rtstruct")
     assert verify(str(folder)).clean, "an RTSTRUCT is of DICOM series alone"
+    (folder / "structures" / "b" / "liver.nii.gz").unlink()
     (folder / "structures" / "b").rmdir()
     (folder / "previews" / "c.png").unlink()
     (folder / "masks" / "c.nii.gz").unlink()
-    assert kinds(folder) == {"lost": ["c"], "lacking": ["b", "c"]}
-    assert todo(folder) == ["b", "c"]
+    found = verify(str(folder)).findings
+    assert [(one.kind, one.name) for one in found] == [("lost", "c"), ("lacking", "b"), ("lacking", "c")]
+    assert "structures" in found[1].reason
+    assert todo(folder, "predict.further=[structures]") == ["b", "c"]
+    assert todo(folder) == ["c"], "who does not ask for structures lacks none"
+    assert verify(str(folder)).clean
+
+
+def test_what_a_case_has_besides_a_lost_further_file_is_kept(folder: Path) -> None:
+    with_further(folder, "preview,structures")
+    before = {row["case_id"]: row for row in Ledger(str(folder)).rows}["b"]
+    (folder / "structures" / "b" / "liver.nii.gz").unlink()
+    (folder / "structures" / "b").rmdir()
+    (folder.parent / "scans" / "a.nii.gz").unlink()
+    (folder / "previews" / "a.png").unlink()
+    verify(str(folder))
+    ledger = Ledger(str(folder))
+    again = dict(before) | {"further": "structures"}
+    settled = EarlierFiles(str(folder), replaced=False).settle(again, ledger.entry("b"))
+    assert settled["further"] == "structures,preview"
+    assert (folder / "previews" / "b.png").exists(), "the run that makes the lost one again does not ask for previews"
+    assert (entry := ledger.entry("a")) is not None
+    assert entry.done, "the mask of a case whose input is gone is still that of its row"
+    assert "run" in before
+    kept = {row["case_id"]: row for row in ledger.rows}["b"]
+    assert {**kept, "run": "", "at": 0, "further": ""} == {**before, "run": "", "at": 0, "further": ""}
 
 
 def test_inputs_that_changed_or_went_are_told(folder: Path) -> None:
@@ -213,6 +263,22 @@ def test_inputs_that_changed_or_went_are_told(folder: Path) -> None:
     assert todo(folder) == ["a"]
     cut(folder / "masks" / "b.nii.gz")
     assert kinds(folder)["damaged"] == ["b"], "a mask whose image went is still read to its end"
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.01], ids=["volumes", "voxels"])
+def test_a_mask_is_compared_with_its_row_where_the_input_went_or_changed(tmp_path: Path, scale: float) -> None:
+    folder = tmp_path / "out"
+    predicted(tmp_path / "scans", folder, scale=scale)
+    (tmp_path / "scans" / "a.nii.gz").unlink()
+    (tmp_path / "scans" / "b.nii.gz").unlink()
+    os.utime(tmp_path / "scans" / "c.nii.gz", (0, 0))
+    other_labels(folder / "masks" / "a.nii.gz")
+    other_labels(folder / "masks" / "c.nii.gz")
+    summary = verify(str(folder))
+    found = {(one.kind, one.name): one.reason for one in summary.findings}
+    assert sorted(found) == [("changed", "c"), ("damaged", "a"), ("damaged", "c"), ("gone", "a"), ("gone", "b")]
+    assert "its row says" in found["damaged", "a"]
+    assert summary.whole == 2
 
 
 def test_cases_of_the_source_without_a_row_are_told(folder: Path) -> None:
