@@ -153,8 +153,10 @@ def _cross_validate(
 ) -> TrainSummary:
     if not resumed:
         run.refuse_second()
+        # Read back from config.yaml, all settings of the net are named: they have to be those of the weights.
+        config = with_net_of_start(config)[0]
         if find_cases(config) is None:
-            check_config(with_net_of_start(config)[0])
+            check_config(config)
 
     def one(config: Config, fold: int, watcher: Watcher | None) -> TrainSummary:
         mine = RunFolder(str(config.train.run))
@@ -193,9 +195,7 @@ def _batch_of_all_folds(config: Config) -> tuple[Config, list[str]]:
             "A cross-validation straight on files cannot find its batch size.",
             mend="Name train.batch_size, or ingest the cases first.",
         )
-    measured, said = with_batch_size(with_net_of_start(config)[0], shape_of(config.train))
-    train = config.train.model_copy(update={"batch_size": measured.train.batch_size})
-    return config.model_copy(update={"train": train}), said
+    return with_batch_size(config, shape_of(config.train))
 
 
 def summarise(run: RunFolder) -> TrainSummary:
