@@ -25,7 +25,7 @@ from segray.pipelines.failures import reason_for
 from segray.pipelines.folds import training_manifest
 from segray.pipelines.live import hide_names
 from segray.pipelines.net_cost import patch_of, training_cost
-from segray.pipelines.run_folder import BUNDLE, CHECKPOINTS, CONFIG, METRICS, RunFolder
+from segray.pipelines.run_folder import BUNDLE, CHECKPOINTS, CONFIG, METRICS, START, RunFolder
 from segray.pipelines.seat import LoneSeat
 from segray.pipelines.session import Session
 from segray.pipelines.train_start import begin_from
@@ -152,6 +152,12 @@ def _work_of(told: dict[str, Any]) -> LoneTraining | GroupTraining | EndedTraini
     return LoneTraining(run, config, int(told["threads"]), on_gpu=told["gpus"] > 0)
 
 
+def _leave_start(config: Config, run: RunFolder) -> None:
+    if config.train.start_from and not storage.exists(run.file(START)):
+        for sentence in begin_from(load_start(config.train.start_from), config, run):
+            run.log(sentence)
+
+
 class LoneTraining:
     """A training with a single worker, in this process."""
 
@@ -160,9 +166,7 @@ class LoneTraining:
         self._run = run
         device = torch.device("cuda" if on_gpu and torch.cuda.is_available() else "cpu")
         seat = LoneSeat(run, device)
-        if config.train.start_from and seat.latest() is None:
-            for sentence in begin_from(load_start(config.train.start_from), config, run):
-                run.log(sentence)
+        _leave_start(config, run)
         self._config = config
         manifest = training_manifest(config)
         run.write_history(net=training_cost(config, manifest, on_gpu=device.type == "cuda").to_dict())
@@ -210,6 +214,7 @@ class GroupTraining:
         from segray.pipelines.train import train
 
         try:
+            _leave_start(self._config, self._run)
             train(self._config, resume=self._run.path)
         except BaseException as error:
             self._error = error
