@@ -16,7 +16,7 @@ from segray.pipelines.run_folder import CONFIG, RunFolder
 from segray.pipelines.train_start import with_net_of_start
 
 
-class _Killed(Exception):
+class _KilledError(Exception):
     """In place of the death of the command."""
 
 
@@ -28,7 +28,7 @@ def test_an_interrupted_cross_validation_goes_on_with_the_net_of_its_start(
 
     def begun(config: Config, run: RunFolder, *_: Any) -> None:
         run.begin(dump_config(config))
-        raise _Killed
+        raise _KilledError
 
     monkeypatch.setattr(training, "ray_session", lambda *_: nullcontext())
     monkeypatch.setattr(training, "preflight_notes", lambda *_, **__: [])
@@ -36,7 +36,7 @@ def test_an_interrupted_cross_validation_goes_on_with_the_net_of_its_start(
     monkeypatch.setattr(training, "train_folds", begun)
     run = RunFolder(str(tmp_path / "run"))
     more = [f"train.start_from={bundle}", "train.folds=2", "net.dropout=0.25"]
-    with pytest.raises(_Killed):
+    with pytest.raises(_KilledError):
         training.train(load_config(None, [*more, f"train.shards={shards}", f"train.run={run.path}"]))
     net = with_net_of_start(fold_config(load_config(run.file(CONFIG)), run, 1))[0].net
     assert (net.features, net.activation, net.dropout) == ([4, 8], "relu", 0.25)

@@ -1,4 +1,4 @@
-"""Shards of small cases with known structures, written without ingest and without Ray, and a config to train on them."""
+"""Shards of small cases with known structures, written without ingest and without Ray, and a config for them."""
 
 from __future__ import annotations
 
