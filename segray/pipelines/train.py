@@ -253,6 +253,21 @@ def _check_sides(config: Config, manifest: Manifest) -> None:
             f"multiples of {step}.",
             mend=f"Ingest with ingest.grid.multiple={step}, or take fewer levels in net.features.",
         )
+    deep = patch_of(config, manifest)[0] // (2 ** (config.net.halvings - config.net.flat_levels)) or 1
+    if deep * (height // step) * (width // step) == 1:
+        _check_single_pixel(config)
+
+
+def _check_single_pixel(config: Config) -> None:
+    """A norm cannot tell mean and spread of the lowest level from one value a channel."""
+    norm, batch = config.net.norm, config.train.batch_size
+    one_slice = norm == "batch" and batch in (1, "auto")
+    if norm == "instance" or one_slice:
+        beside = f" and train.batch_size={batch}" if one_slice else ""
+        raise UsageError(
+            f"The lowest level of the net is a single pixel, which net.norm={norm}{beside} cannot normalise.",
+            mend="Take fewer levels in net.features, or net.norm=group" + (", or a larger batch." if beside else "."),
+        )
 
 
 def check_config(config: Config, manifest: Manifest | None = None) -> None:
