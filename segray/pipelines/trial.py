@@ -231,7 +231,10 @@ class GroupTraining:
             time.sleep(POLL_S)
         self._told = min(self._told + 1, len(rows))
         ended = not alive and self._told == len(rows)
-        return _result(self._config, rows[self._told - 1] if rows else None, ended=ended, run=self._run)
+        found = _result(self._config, rows[self._told - 1] if rows else None, ended=ended, run=self._run)
+        if ended:
+            finish_run(self._run)
+        return found
 
     def close(self) -> None:
         """Nothing here: the workers end with this process, which is not used again."""
@@ -245,7 +248,9 @@ class EndedTraining:
 
     def epoch(self) -> dict[str, Any]:
         """The result of the last step."""
-        return _result(self._config, None, ended=True, run=self._run)
+        found = _result(self._config, None, ended=True, run=self._run)
+        finish_run(self._run)
+        return found
 
     def close(self) -> None:
         """Nothing here."""

@@ -114,13 +114,33 @@ def _group(run: RunFolder, shards: Path, monkeypatch: pytest.MonkeyPatch, *more:
     return GroupTraining(run, load_config(run.file("config.yaml")))
 
 
+def _outcome(group: GroupTraining) -> list[float]:
+    """The objectives in the last step; the one before tells of the epoch where the group still ends."""
+    told = group.epoch()
+    while not told["done"]:
+        told = group.epoch()
+    values: list[float] = told["values"]
+    return values
+
+
 def test_a_trial_of_several_workers_starts_from_other_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shards = tiny_shards(tmp_path / "shards", cases=2)
     bundle = tiny_bundle(tmp_path / "bundle", shards)
     run = RunFolder(str(tmp_path / "run"))
     group = _group(run, shards, monkeypatch, "net.activation=relu", f"train.start_from={bundle}")
-    assert group.epoch()["values"] == [0.5]
+    assert _outcome(group) == [0.5]
     assert "The training starts from the bundle" in (tmp_path / "run" / "run.log").read_text()
     began = safetensors.torch.load((tmp_path / "run" / START).read_bytes())
     kept = load_bundle(str(bundle)).weights
     torch.testing.assert_close(began["head.weight"], kept["head.weight"])
+
+
+def test_a_finished_trial_of_several_workers_keeps_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(str(tmp_path / "run"))
+    (tmp_path / "run" / CHECKPOINTS / "checkpoint_2026-01-01").mkdir(parents=True)
+    group = _group(run, tiny_shards(tmp_path / "shards", cases=2), monkeypatch)
+    assert _outcome(group) == [0.5]
+    assert not (tmp_path / "run" / CHECKPOINTS).exists()
+    assert run.history()["finished"] is True
