@@ -16,6 +16,7 @@ from segray.config import Config, dump_config, load_config
 from segray.errors import CaseError, SegrayError, UsageError
 from segray.nets.bundle import load_bundle
 from segray.pipelines import train
+from segray.pipelines.inference_trial import InferenceActor
 from segray.pipelines.run_folder import CHECKPOINTS, START, RunFolder
 from segray.pipelines.runtime import WorkerShape
 from segray.pipelines.seat import LoneSeat
@@ -144,3 +145,21 @@ def test_a_finished_trial_of_several_workers_keeps_no_checkpoint(
     assert _outcome(group) == [0.5]
     assert not (tmp_path / "run" / CHECKPOINTS).exists()
     assert run.history()["finished"] is True
+
+
+@pytest.mark.parametrize(("missing", "dice"), [("background", 0.0), ("mask", math.nan)])
+def test_a_structure_that_nobody_drew_is_not_measured_where_it_is_unknown(
+    tmp_path: Path, missing: str, dice: float
+) -> None:
+    shards = tiny_shards(tmp_path / "shards", cases=2, missing={"c0": ["lesion"]}, without_lesion=["c0"])
+    bundle = tiny_bundle(tmp_path / "bundle", shards)
+    run = RunFolder(str(tmp_path / "run"))
+    more = (f"tune.bundle={bundle}", f"loss.missing={missing}", "predict.precision=float32")
+    run.begin(dump_config(tiny_config(shards, Path(run.path), *more)))
+    actor = object.__new__(InferenceActor)
+    actor.setup({"run": run.path, "threads": 1, "gpus": 0})
+    told = dict(actor.step()["other"])
+    assert told["val_dice_lesion"] == pytest.approx(dice, nan_ok=True)
+    assert told["val_dice_liver"] > 0
+    if missing == "mask":
+        assert told["val_dice"] == told["val_dice_liver"]
