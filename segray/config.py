@@ -753,6 +753,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         UsageError: no such file, bad YAML, an unknown key (with the nearest known one) or a value out of range.
     """
     tree = _read_yaml(Path(path)) if path is not None else {}
+    _fill_sections(tree, Config)
     for override in overrides:
         put_override(tree, override)
     return parse_config(tree)
@@ -818,6 +819,17 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise UsageError(f"The config {path} must be a table of settings, such as 'train: {{epochs: 20}}'.")
     return tree
+
+
+def _fill_sections(tree: dict[str, Any], section: type[Section]) -> None:
+    """A section with nothing below it, which YAML reads as null, names no setting."""
+    for name, field in section.model_fields.items():
+        inner = field.annotation
+        if name in tree and isinstance(inner, type) and issubclass(inner, Section):
+            if tree[name] is None:
+                tree[name] = {}
+            if isinstance(tree[name], dict):
+                _fill_sections(tree[name], inner)
 
 
 def _explain(error: ValidationError) -> str:

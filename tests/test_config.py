@@ -248,3 +248,11 @@ def test_windows_and_their_overlap() -> None:
     for override in ("predict.overlap=1", "predict.overlap=-0.1", "predict.window=[-16, 16]", "predict.window=512"):
         with pytest.raises(UsageError, match=rf"^Setting {override.partition('=')[0]}"):
             load_config(None, [override])
+
+
+def test_a_section_with_nothing_below_it_names_no_setting(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("train:\ningest:\n  grid:\nnet: {dropout: 0.5}\n")
+    assert load_config(path).train == Config().train
+    config = load_config(path, ["train.epochs=3", "ingest.grid.multiple=32"])
+    assert (config.train.epochs, config.ingest.grid.multiple, config.net.dropout) == (3, 32, 0.5)

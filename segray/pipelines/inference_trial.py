@@ -6,7 +6,7 @@ import math
 import socket
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +27,11 @@ from segray.pipelines.run_folder import CONFIG, RunFolder
 from segray.pipelines.trial import failure_of, keep_memory
 from segray.shards.cache import ShardCache, shard_cache
 from segray.shards.index import SliceIndex, load_index
+from segray.shards.known_labels import KnownLabels
 from segray.shards.manifest import Manifest, load_manifest
 from segray.shards.reader import case_spacing, case_statistics, read_case_volume
 from segray.shards.tally import counting
+from segray.tuning.objectives import OF_STRUCTURE, refuse_unshown
 
 KEPT_BYTES = 2 * 2**30
 """Voxels of validation cases that stay in memory between trials."""
@@ -110,6 +112,17 @@ def check_inference(config: Config) -> None:
         raise UsageError(
             f"The objective {unknown[0]} is not one of a prediction.", mend=f"Known are {', '.join(sorted(allowed))}."
         )
+    check_shown(config, manifest)
+
+
+def check_shown(config: Config, manifest: Manifest) -> None:
+    """Raise UsageError where an objective is the Dice of a structure that no validation case of the shards shows."""
+    objectives = config.tune.objectives
+    # The index of a large archive takes a while to read.
+    if any(name.startswith(OF_STRUCTURE) for name in objectives):
+        numbers = load_index(data_folder(config), manifest).structures_of("validation")
+        names = manifest.label_map.names
+        refuse_unshown(objectives, [name for number, name in enumerate(names, start=1) if number in numbers])
 
 
 class InferenceActor(Trainable):  # type: ignore[misc]
@@ -149,8 +162,9 @@ class InferenceActor(Trainable):  # type: ignore[misc]
         predictor = Predictor(self._bundles, config.predict, device, threads=int(self._told["threads"]))
         predictor.warm_up()
         begin, slices = time.monotonic(), 0
-        scores = []
+        scores, ids = [], []
         for one in self._cases:
+            ids.append(one.case_id)
             found = predictor.predict(one.voxels, one.spacing, statistics=one.statistics)
             scores.append(dice_of(one.truth, found, self._cases.manifest.label_map))
             slices += len(found)
@@ -158,7 +172,8 @@ class InferenceActor(Trainable):  # type: ignore[misc]
         for words in self._cases.notes:
             run.log(words)
         self._cases.notes.clear()
-        known = outcome(np.array(scores), self._cases.manifest.label_map.names, seconds, slices)
+        judged = without_unknown(np.array(scores), ids, config, self._cases.manifest)
+        known = outcome(judged, self._cases.manifest.label_map.names, seconds, slices)
         run.write_history(finished=True, state="finished", outcome=known)
         values = [known[name] for name in config.tune.objectives]
         return {
@@ -179,6 +194,14 @@ def dice_of(truth: Volume, predicted: Volume, label_map: LabelMap) -> NDArray[np
     judged = truth < label_map.channels
     counts: Counts = count_pair(truth * judged, predicted * judged, names + 1)
     return dice(counts.structures())
+
+
+def without_unknown(
+    scores: NDArray[np.float64], case_ids: Sequence[str], config: Config, manifest: Manifest
+) -> NDArray[np.float64]:
+    """(cases, structures) Dice; NaN for what nobody drew in a case, where ``loss.missing`` says that it is unknown."""
+    known = KnownLabels.of_manifest(manifest) if config.loss.missing == "mask" else None
+    return scores if known is None else np.where(known.structures(case_ids), scores, np.nan)
 
 
 def outcome(scores: NDArray[np.float64], names: tuple[str, ...], seconds: float, slices: int) -> dict[str, float]:

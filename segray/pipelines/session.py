@@ -30,7 +30,7 @@ from segray.pipelines.folds import training_manifest
 from segray.pipelines.live import data_folder, visit_reader
 from segray.pipelines.log_file import Level
 from segray.pipelines.normalisation import normalisation_of
-from segray.pipelines.run_folder import BUNDLE, START, RunFolder
+from segray.pipelines.run_folder import BUNDLE, CONFIG, START, RunFolder
 from segray.pipelines.run_tracking import RunTracking
 from segray.pipelines.runtime import MIB
 from segray.pipelines.seat import Seat, whereabouts
@@ -59,6 +59,8 @@ class Position:
         top: the best `train.metric`, negated where lower is better; None before the first.
         drops: how often the learning rate was lowered (schedule plateau).
         flat: validations since the best or the last drop.
+        validation: seconds of the last validation.
+        out_of_minutes: the `train.minutes` that left no time for a further epoch; 0 as long as there is some.
     """
 
     epoch: int = 0
@@ -69,6 +71,8 @@ class Position:
     top: float | None = None
     drops: int = 0
     flat: int = 0
+    validation: float = 0.0
+    out_of_minutes: float = 0.0
 
 
 class Session:
@@ -175,30 +179,50 @@ class Session:
         feed.close()
 
     def _epochs(self, feed: EpochFeed, stop_after: int) -> Iterator[dict[str, Any]]:
-        train = self.config.train
-        clock, validation = time.monotonic() - self.position.seconds, 0.0
-        for epoch in range(self.position.epoch + 1, train.epochs + 1):
+        train, position = self.config.train, self.position
+        self.ended = self._is_over()
+        clock = time.monotonic() - position.seconds
+        for epoch in range(position.epoch + 1, train.epochs + 1) if not self.ended else ():
             began = time.monotonic()
             self.metrics.epoch(epoch)
             row = self._train_epoch(feed, epoch, clock)
             trained = time.monotonic()
-            due = epoch % train.validate_every == 0
+            due, last = epoch % train.validate_every == 0, epoch in (train.epochs, stop_after)
             # Time that the next epoch needs, and the validations of this one and of that: the last epoch is validated.
-            needed = trained - clock + trained - began + (1 + due) * validation
-            last = epoch in (train.epochs, stop_after) or self._out_of_time(needed)
-            if due or last:
+            needed = trained - began + (1 + due) * position.validation
+            late = not last and self._out_of_time(trained - clock + needed)
+            if due or last or late:
                 row |= self._validate()
                 self._rate(epoch, row)
-                validation = time.monotonic() - trained
-                self.metrics.validation(row, validation)
+                position.validation = time.monotonic() - trained
+                self.metrics.validation(row, position.validation)
+                # The first validation takes a time that nobody knew before.
+                needed = trained - began + position.validation
+                late = late or (not last and self._out_of_time(time.monotonic() - clock + needed))
             row["read_mib"] = self._read_mib(feed)
-            self.position.epoch, self.position.seconds = epoch, time.monotonic() - clock
-            stop = last or self._out_of_patience()
+            position.epoch, position.seconds = epoch, time.monotonic() - clock
+            position.out_of_minutes = train.minutes if late else 0.0
+            stop = last or late or self._out_of_patience()
             self._close_epoch(row)
             self.ended = bool(stop)
             yield row
             if stop:
                 break
+
+    def _is_over(self) -> bool:
+        """Whether the limits of the config, which may be others now, had ended the run before; why is logged."""
+        train, position = self.config.train, self.position
+        limits = {
+            "epochs": position.epoch >= train.epochs,
+            "patience": self._out_of_patience(),
+            "minutes": 0 < train.minutes <= position.out_of_minutes,
+        }
+        reached = [f"train.{name}={getattr(train, name):g}" for name, over in limits.items() if over]
+        if reached and self.rank == 0:
+            self.run.log(
+                f"The training has ended already, by {' and '.join(reached)}: a larger limit in {CONFIG} lets it go on."
+            )
+        return bool(reached)
 
     def _train_epoch(self, feed: EpochFeed, epoch: int, clock: float) -> dict[str, Any]:
         sums = np.zeros(4)

@@ -153,8 +153,10 @@ def _cross_validate(
 ) -> TrainSummary:
     if not resumed:
         run.refuse_second()
+        # Read back from config.yaml, all settings of the net are named: they have to be those of the weights.
+        config = with_net_of_start(config)[0]
         if find_cases(config) is None:
-            check_config(with_net_of_start(config)[0])
+            check_config(config)
 
     def one(config: Config, fold: int, watcher: Watcher | None) -> TrainSummary:
         mine = RunFolder(str(config.train.run))
@@ -193,9 +195,7 @@ def _batch_of_all_folds(config: Config) -> tuple[Config, list[str]]:
             "A cross-validation straight on files cannot find its batch size.",
             mend="Name train.batch_size, or ingest the cases first.",
         )
-    measured, said = with_batch_size(with_net_of_start(config)[0], shape_of(config.train))
-    train = config.train.model_copy(update={"batch_size": measured.train.batch_size})
-    return config.model_copy(update={"train": train}), said
+    return with_batch_size(config, shape_of(config.train))
 
 
 def summarise(run: RunFolder) -> TrainSummary:
@@ -252,6 +252,21 @@ def _check_sides(config: Config, manifest: Manifest) -> None:
             f"The net halves its input {config.net.halvings} times, and {height} x {width} pixels are no "
             f"multiples of {step}.",
             mend=f"Ingest with ingest.grid.multiple={step}, or take fewer levels in net.features.",
+        )
+    deep = patch_of(config, manifest)[0] // (2 ** (config.net.halvings - config.net.flat_levels)) or 1
+    if deep * (height // step) * (width // step) == 1:
+        _check_single_pixel(config)
+
+
+def _check_single_pixel(config: Config) -> None:
+    """A norm cannot tell mean and spread of the lowest level from one value a channel."""
+    norm, batch = config.net.norm, config.train.batch_size
+    one_slice = norm == "batch" and batch in (1, "auto")
+    if norm == "instance" or one_slice:
+        beside = f" and train.batch_size={batch}" if one_slice else ""
+        raise UsageError(
+            f"The lowest level of the net is a single pixel, which net.norm={norm}{beside} cannot normalise.",
+            mend="Take fewer levels in net.features, or net.norm=group" + (", or a larger batch." if beside else "."),
         )
 
 

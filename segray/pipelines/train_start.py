@@ -24,10 +24,14 @@ def with_net_of_start(config: Config) -> tuple[Config, Start | None]:
 
 
 def begin_from(start: Start, config: Config, run: RunFolder) -> list[str]:
-    """Leave the net to start from in the run folder, for every worker; what there is to say of it."""
+    """Leave the net to start from in the run folder, for every worker; what there is to say of it.
+
+    Raises UsageError where the net of the config is not that of the weights.
+    """
     manifest = load_manifest(data_folder(config))
     torch.manual_seed(config.seed)
-    net, said = started_net(start, config.net, manifest.in_channels, manifest.channels, manifest.label_map)
+    wanted = net_of_start(start, config.net)
+    net, said = started_net(start, wanted, manifest.in_channels, manifest.channels, manifest.label_map)
     storage.write_bytes(run.file(START), safetensors.torch.save(plain_weights(net)))
     normalisation = normalisation_of(config, manifest)
     if start.normalisation is not None and start.normalisation != normalisation:

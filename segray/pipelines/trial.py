@@ -25,7 +25,7 @@ from segray.pipelines.failures import reason_for
 from segray.pipelines.folds import training_manifest
 from segray.pipelines.live import hide_names
 from segray.pipelines.net_cost import patch_of, training_cost
-from segray.pipelines.run_folder import BUNDLE, CHECKPOINTS, CONFIG, METRICS, RunFolder
+from segray.pipelines.run_folder import BUNDLE, CHECKPOINTS, CONFIG, METRICS, START, RunFolder
 from segray.pipelines.seat import LoneSeat
 from segray.pipelines.session import Session
 from segray.pipelines.train_start import begin_from
@@ -152,6 +152,12 @@ def _work_of(told: dict[str, Any]) -> LoneTraining | GroupTraining | EndedTraini
     return LoneTraining(run, config, int(told["threads"]), on_gpu=told["gpus"] > 0)
 
 
+def _leave_start(config: Config, run: RunFolder) -> None:
+    if config.train.start_from and not storage.exists(run.file(START)):
+        for sentence in begin_from(load_start(config.train.start_from), config, run):
+            run.log(sentence)
+
+
 class LoneTraining:
     """A training with a single worker, in this process."""
 
@@ -160,9 +166,7 @@ class LoneTraining:
         self._run = run
         device = torch.device("cuda" if on_gpu and torch.cuda.is_available() else "cpu")
         seat = LoneSeat(run, device)
-        if config.train.start_from and seat.latest() is None:
-            for sentence in begin_from(load_start(config.train.start_from), config, run):
-                run.log(sentence)
+        _leave_start(config, run)
         self._config = config
         manifest = training_manifest(config)
         run.write_history(net=training_cost(config, manifest, on_gpu=device.type == "cuda").to_dict())
@@ -210,6 +214,7 @@ class GroupTraining:
         from segray.pipelines.train import train
 
         try:
+            _leave_start(self._config, self._run)
             train(self._config, resume=self._run.path)
         except BaseException as error:
             self._error = error
@@ -226,7 +231,10 @@ class GroupTraining:
             time.sleep(POLL_S)
         self._told = min(self._told + 1, len(rows))
         ended = not alive and self._told == len(rows)
-        return _result(self._config, rows[self._told - 1] if rows else None, ended=ended, run=self._run)
+        found = _result(self._config, rows[self._told - 1] if rows else None, ended=ended, run=self._run)
+        if ended:
+            finish_run(self._run)
+        return found
 
     def close(self) -> None:
         """Nothing here: the workers end with this process, which is not used again."""
@@ -240,7 +248,9 @@ class EndedTraining:
 
     def epoch(self) -> dict[str, Any]:
         """The result of the last step."""
-        return _result(self._config, None, ended=True, run=self._run)
+        found = _result(self._config, None, ended=True, run=self._run)
+        finish_run(self._run)
+        return found
 
     def close(self) -> None:
         """Nothing here."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from segray.config import Config, dump_config, load_config
 from segray.engine.predictor import check_settings
 from segray.errors import SegrayError, UsageError
 from segray.nets.bundle import find_bundles, load_bundle
+from segray.nets.start import FREE, load_start, net_of_start
 from segray.outage import patient
 from segray.pipelines.batch_size import with_batch_size
 from segray.pipelines.cluster_doctor import preflight_notes
 from segray.pipelines.folds import training_manifest
-from segray.pipelines.inference_trial import InferenceActor, check_inference
+from segray.pipelines.inference_trial import InferenceActor, check_inference, check_shown
 from segray.pipelines.run_folder import BUNDLE, CONFIG
 from segray.pipelines.runtime import ray_session
 from segray.pipelines.sweep import Room, SweepDesk, room_of
@@ -29,6 +31,7 @@ from segray.pipelines.train import check_config
 from segray.pipelines.train_start import with_net_of_start
 from segray.pipelines.trial import TrialActor
 from segray.report.sweep_page import write_sweep_page
+from segray.shards.manifest import Manifest
 from segray.tuning.answer import answer
 from segray.tuning.draws import example_draws
 from segray.tuning.importances import importances_of
@@ -76,6 +79,7 @@ class SweepSummary:
 
 def dry_run(config: Config, count: int) -> list[dict[str, Any]]:
     """Settings as trials would have them; nothing is trained. Raises as :func:`tune`."""
+    config = with_net_of_start(config)[0]
     space = _space_of(config)
     _check(config, space)
     return example_draws(space, count, config.seed)
@@ -238,7 +242,27 @@ def _check(config: Config, space: Space) -> dict[str, BaseDistribution]:
     check_config(config, manifest)
     validated = bool(manifest.cases("validation"))
     check_objectives(config.tune.objectives, manifest.label_map.names, validated=validated)
-    return check_space(space, config, lambda drawn: check_config(drawn, manifest))
+    check_shown(config, manifest)
+    return check_space(space, config, _draws_training(manifest))
+
+
+def _draws_training(manifest: Manifest) -> Callable[[Config], None]:
+    """A check that a drawn config can be trained, from the weights that it starts from."""
+    start_of = cache(load_start)
+
+    def check(drawn: Config) -> None:
+        check_config(drawn, manifest)
+        if not drawn.train.start_from:
+            return
+        try:
+            net_of_start(start_of(drawn.train.start_from), drawn.net)
+        except UsageError as error:
+            raise UsageError(
+                error.message,
+                mend=f"With train.start_from draw nothing of the net but {', '.join(f'net.{name}' for name in FREE)}.",
+            ) from error
+
+    return check
 
 
 def _draws_prediction(config: Config) -> Callable[[Config], None]:

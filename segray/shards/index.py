@@ -99,6 +99,13 @@ class SliceIndex:
         chosen = np.array([part.split == split for part in self.parts], dtype=bool)
         return np.flatnonzero(chosen[self.part])
 
+    def structures_of(self, split: str) -> set[int]:
+        """The structures, numbered from 1, that a slice of the split shows."""
+        values, offsets = self.present
+        shows = np.zeros(self.part.size, dtype=bool)
+        shows[self.slices_of(split)] = True
+        return set(np.unique(values[np.repeat(shows, np.diff(offsets))]).tolist())
+
     def visits_of(self, case_ids: Sequence[str]) -> list[Visit]:
         """Visits that read whole cases, slice after slice, in the order given."""
         number = {part.case_id: position for position, part in enumerate(self.parts)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from segray.errors import UsageError
 from segray.tuning.records import LOWER_IS_BETTER
@@ -33,4 +33,24 @@ def check_objectives(objectives: Sequence[str], structures: Sequence[str], *, va
             raise UsageError(
                 f"The shards have no validation cases, and so no trial would have the objective {name}.",
                 mend="Ingest with ingest.split.validation, or sweep for train_loss.",
+            )
+
+
+OF_STRUCTURE = "val_dice_"
+"""An objective is this and the name of a structure: the Dice of that structure."""
+
+
+def refuse_unshown(objectives: Sequence[str], shown: Collection[str]) -> None:
+    """Raise UsageError where no validation case shows a structure whose Dice is an objective.
+
+    Args:
+        objectives: names of a config.
+        shown: the structures that validation cases show.
+    """
+    for name in objectives:
+        structure = name.removeprefix(OF_STRUCTURE)
+        if name.startswith(OF_STRUCTURE) and structure not in shown:
+            raise UsageError(
+                f"No validation case shows {structure}, and so no trial would have the objective {name}.",
+                mend="Ingest with another ingest.split, so that one does, or leave the objective out.",
             )

@@ -132,6 +132,11 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
     tree = config.model_dump()
     for key, value in settings.items():
         _refuse(key)
+        if key == "train.batch_size" and value == "auto":
+            raise UsageError(
+                "A search space may not draw train.batch_size=auto: it is found once, before the first trial.",
+                mend="Draw numbers, or set auto in the config or with --set.",
+            )
         put_setting(tree, key, value)
     return parse_config(tree)
 

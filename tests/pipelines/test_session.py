@@ -10,15 +10,19 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_shards import tiny_config, tiny_shards
 from train_here import train_here, train_unrated
 
 from segray import outage
 from segray.config import Config, dump_config, load_config
+from segray.engine.trainer import load_state, save_state
 from segray.engine.validation import Validator
 from segray.phantoms import make_phantoms
-from segray.pipelines import trial
+from segray.pipelines import session, trial
 from segray.pipelines.ingest import ingest
 from segray.pipelines.run_folder import METRICS, RunFolder
+from segray.pipelines.seat import LoneSeat
+from segray.pipelines.session import Session
 from segray.pipelines.trial import TrialActor
 
 SETTINGS = (
@@ -141,3 +145,101 @@ def test_a_trial_waits_for_shards_that_its_node_does_not_see(
     assert "failed" not in told
     assert (told["epoch"], told["before"]) == (1, [])
     assert "does not see the shards" in (tmp_path / "run" / "run.log").read_text()
+
+
+class Clock:
+    """In place of the module ``time``: every look takes a second, and what is told to take longer that."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 1.0
+        return self.now
+
+    def time(self) -> float:
+        return self.now
+
+
+def _go_on(config: Config, stop_after: int = 0) -> list[int]:
+    """The epochs that a run, begun or resumed, trains now."""
+    training = Session(config, LoneSeat(RunFolder(str(config.train.run)), torch.device("cpu")))
+    training.restore()
+    rows = [int(row["epoch"]) for row in training.train(stop_after)]
+    training.close(failed=False)
+    return rows
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Ray, which would tell where a worker is."""
+    here = {"rank": 0, "host": "here", "node_id": "", "device": "cpu", "pid": 1}
+    monkeypatch.setattr(session, "whereabouts", lambda _: here)
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_a_run_that_ended_by_patience_trains_nothing_more_until_there_is_more(tmp_path: Path) -> None:
+    shards, run = tiny_shards(tmp_path / "shards"), tmp_path / "run"
+
+    def config(*more: str) -> Config:
+        return tiny_config(shards, run, "optim.lr=1e-12", *more)
+
+    assert _go_on(config("train.epochs=9", "train.patience=1")) == [1, 2]
+    for _ in range(2):
+        assert _go_on(config("train.epochs=9", "train.patience=1")) == []
+    log = (run / "run.log").read_text()
+    assert log.count("has ended already, by train.patience=1: a larger limit in config.yaml lets it go on.") == 2
+    assert _go_on(config("train.epochs=9", "train.patience=2")) == [3]
+    assert _go_on(config("train.epochs=4")) == [4]
+    assert _go_on(config("train.epochs=4")) == []
+    assert _go_on(config("train.epochs=5")) == [5]
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_a_run_that_was_halted_goes_on_also_from_an_older_checkpoint(tmp_path: Path) -> None:
+    shards, run = tiny_shards(tmp_path / "shards"), tmp_path / "run"
+    config = tiny_config(shards, run, "train.epochs=3", "train.minutes=600")
+    assert _go_on(config, stop_after=2) == [1, 2]
+    kept = max((run / "checkpoints").glob("*/state.pt"))
+    state = load_state(str(kept))
+    assert state["position"].pop("out_of_minutes") == 0.0
+    assert state["position"].pop("validation") > 0.0
+    save_state(str(kept), state)
+    assert _go_on(config) == [3]
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_a_run_that_ended_by_the_clock_trains_nothing_more_until_there_is_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards, run = tiny_shards(tmp_path / "shards"), tmp_path / "run"
+    monkeypatch.setattr(session, "time", Clock())
+    first = _go_on(tiny_config(shards, run, "train.minutes=2", "train.epochs=90"))
+    assert 1 < len(first) < 20
+    assert _go_on(tiny_config(shards, run, "train.minutes=2", "train.epochs=90")) == []
+    assert _go_on(tiny_config(shards, run, "train.minutes=4", "train.epochs=90"))[0] == first[-1] + 1
+    assert float(RunFolder(str(run)).rows(METRICS)[-1]["seconds"]) <= 240
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_the_first_validation_counts_for_the_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An epoch of about 60 s and a validation of 300 s: a second epoch would end after 12 minutes."""
+    clock, train_epoch, validate = Clock(), Session._train_epoch, Session._validate
+    monkeypatch.setattr(session, "time", clock)
+
+    def trained(self: Session, *told: Any) -> dict[str, Any]:
+        clock.now += 50.0
+        return train_epoch(self, *told)
+
+    def validated(self: Session) -> dict[str, Any]:
+        clock.now += 300.0
+        return validate(self)
+
+    monkeypatch.setattr(Session, "_train_epoch", trained)
+    monkeypatch.setattr(Session, "_validate", validated)
+    config = tiny_config(tiny_shards(tmp_path / "shards"), tmp_path / "run", "train.minutes=10", "train.epochs=90")
+    assert _go_on(config) == [1]
+    assert clock.now < 600
+    assert _go_on(config) == []
+    wider = config.model_copy(update={"train": config.train.model_copy(update={"minutes": 13.0})})
+    assert _go_on(wider) == [2]

@@ -17,7 +17,7 @@ from segray.shards.index import Visit, build_index, load_index
 from segray.shards.manifest import INDEX, Manifest
 from segray.shards.schema import ROW
 
-from .conftest import Folder, make_case
+from .conftest import Folder, MakeFolder, make_case
 
 
 def test_the_index_knows_every_slice(folder: Folder) -> None:
@@ -109,3 +109,11 @@ def test_another_folder_reads_alike(folder: Folder, tmp_path: Path) -> None:
     shutil.move(folder.path, moved)
     assert (load_index(str(moved), folder.manifest).z == folder.index.z).all()
     assert make_case("a", 10).case_id == "a"
+
+
+def test_the_structures_that_a_split_shows(make_folder: MakeFolder) -> None:
+    """A case of one slice shows no liver."""
+    index = make_folder({"a": 10, "b": 1}, {"b": "validation"}).index
+    assert index.structures_of("train") == {1, 2}
+    assert index.structures_of("validation") == {2}
+    assert index.structures_of("test") == set()
