@@ -742,7 +742,7 @@ class Config(Section):
         return self
 
 
-# A sweep writes a config a trial, which takes libyaml 2 ms and Python 40.
+# A sweep writes a config a trial, which takes libyaml 3 ms and PyYAML's own writer 12.
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
