@@ -18,6 +18,7 @@ from made_niftis import Array, Save, affine_of
 from segray import formats
 from segray.case import LabelMap
 from segray.errors import CaseError
+from segray.formats import limits
 from segray.formats.source import CaseSource
 from segray.formats.volume_header import parse_volume_header
 from segray.formats.volumes import read_volume_labels
@@ -290,6 +291,37 @@ def test_the_affine_is_that_of_nifti(tmp_path: Path, save: Save) -> None:
     nifti = save(tmp_path / "x.nii", np.zeros((3, 4, 5), np.int16), affine)
     sitk.WriteImage(sitk.ReadImage(nifti), str(tmp_path / "x.nrrd"))
     assert np.allclose(formats.read_header(source(str(tmp_path / "x.nrrd"))).geometry.affine, affine, atol=1e-5)
+
+
+def claiming(path: Path, sides: bytes, stored: int) -> str:
+    """A packed scan of which only the header is true: it claims ``sides``, and ``stored`` bytes follow."""
+    if path.suffix == ".nrrd":
+        head = NRRD.replace(b"raw", b"gzip")
+    else:
+        head = META.replace(b"CompressedData = False", b"CompressedData = True")
+    with open(path, "wb") as stream:
+        stream.write(head.replace(b"3 4 5", sides))
+        stream.truncate(stream.tell() + stored)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["x.nrrd", "x.mha"])
+def test_a_bomb_is_refused_by_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """On a machine whose memory would hold it: else it would shape the grid of the others."""
+    monkeypatch.setattr(limits, "machine_memory", lambda: 1 << 40)
+    path = claiming(tmp_path / name, b"20000 20000 8", 7_000_000)
+    for read in (formats.read_header, formats.read_image):
+        with pytest.raises(CaseError, match=r"would expand 914 times, to 6\.4 GB"):
+            read(source(path))
+    less = claiming(tmp_path / name, b"20000 20000 8", 20_000_000)
+    assert formats.read_header(source(less)).size == (8, 20000, 20000)
+
+
+def test_a_claim_beyond_the_memory_is_refused_by_the_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path / "x.nrrd")
+    monkeypatch.setattr(limits, "machine_memory", lambda: SCAN.nbytes - 1)
+    with pytest.raises(CaseError, match="this machine has"):
+        formats.read_header(source(path))
 
 
 def empty_labels(path: Path, planes: int) -> CaseSource:
