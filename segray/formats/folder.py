@@ -15,9 +15,6 @@ KINDS = {".nii.gz": "nifti", ".nii": "nifti", ".nrrd": "volume", ".mha": "volume
 
 _ENDINGS = tuple(KINDS)
 
-DETACHED = (".raw", ".zraw")
-"""Endings of the file beside an .mhd that holds its voxels."""
-
 Left = list[tuple[str, str]]
 """(path below the folder that was searched, reason) of what a search left out."""
 
@@ -53,13 +50,6 @@ def kind_of(path: str) -> str:
     """The reader of a volume file by its ending; that of NIfTI where the ending is unknown."""
     end = ending(path.rsplit("/", 1)[-1])
     return "nifti" if end is None else KINDS[end.lower()]
-
-
-def with_detached(path: str) -> tuple[str, ...]:
-    """A file, and the names under which the voxels of an .mhd may lie beside it."""
-    if not path.lower().endswith(".mhd"):
-        return (path,)
-    return (path, *(path[:-4] + end for end in DETACHED))
 
 
 def listing(uri: str, top: str | None = None, left: Left | None = None) -> tuple[list[str], list[str]]:

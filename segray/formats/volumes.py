@@ -19,6 +19,7 @@ from segray import storage
 from segray.case import Case, Geometry, LabelMap, Volume
 from segray.errors import CaseError, SegrayError
 from segray.formats.channels import channels_header, read_channels
+from segray.formats.detached import beside
 from segray.formats.folder import file_state, kind_of
 from segray.formats.gzip_bytes import MAX_RATIO, ByteReader, load
 from segray.formats.label_bits import as_bits
@@ -137,14 +138,9 @@ def _header(path: str) -> tuple[VolumeHeader, Geometry, str, int]:
     except SegrayError as error:
         raise CaseError(str(error)) from error
     header = parse_volume_header(head, path)
-    place = _place(path, header)
+    place = beside(path, header.data_file) if header.data_file else path
     room = _room(path, header, _stored(place))
     return header, _geometry(path, header), place, room
-
-
-def _place(path: str, header: VolumeHeader) -> str:
-    """The file that holds the voxels."""
-    return storage.join(path.rsplit("/", 1)[0] if "/" in path else ".", header.data_file) if header.data_file else path
 
 
 def _stored(place: str) -> int:

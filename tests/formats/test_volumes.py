@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -19,6 +20,7 @@ from segray import formats
 from segray.case import LabelMap
 from segray.errors import CaseError
 from segray.formats import limits
+from segray.formats.folder import file_state
 from segray.formats.source import CaseSource
 from segray.formats.volume_header import parse_volume_header
 from segray.formats.volumes import read_volume_labels
@@ -279,6 +281,50 @@ def test_a_changed_raw_file_changes_the_fingerprint(tmp_path: Path) -> None:
     before = source(path).fingerprint()
     (tmp_path / "x.raw").write_bytes(b"other")
     assert source(path).fingerprint() != before
+
+
+@pytest.mark.parametrize("as_label", [False, True])
+def test_voxels_under_another_name_change_the_fingerprint(tmp_path: Path, as_label: bool) -> None:
+    (tmp_path / "x.mhd").write_bytes(META.replace(b"LOCAL", b"voxels of x.raw"))
+    voxels = tmp_path / "voxels of x.raw"
+    voxels.write_bytes(BODY)
+    path = str(tmp_path / "x.mhd")
+    case = source(written(tmp_path / "y.nrrd"), labels=path) if as_label else source(path)
+    before = case.fingerprint()
+    assert case.fingerprint() == before
+    voxels.write_bytes((SCAN + 1).tobytes())
+    os.utime(voxels, ns=(1, 1))
+    changed = case.fingerprint()
+    assert changed != before
+    voxels.unlink()
+    assert case.fingerprint() not in (before, changed)
+
+
+def test_a_header_that_names_other_voxels_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "x.mhd"
+    seen = set()
+    for name in ("first.raw", "second.raw"):
+        path.write_bytes(META.replace(b"LOCAL", name.encode()))
+        (tmp_path / name).write_bytes(BODY)
+        for stamp in (1, 2):
+            os.utime(tmp_path / name, ns=(stamp, stamp))
+            seen.add(source(str(path)).fingerprint())
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize("told", ["../other.raw", "sub/other.raw", "LIST", "", "LOCAL", "x.raw"])
+def test_no_other_file_is_in_the_fingerprint_than_those_that_are_read(tmp_path: Path, told: str) -> None:
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    path = tmp_path / "in" / "x.mhd"
+    path.write_bytes(META.replace(b"LOCAL", told.encode()))
+    asked: list[str] = []
+
+    def state_of(file: str) -> tuple[int, int]:
+        asked.append(Path(file).name)
+        return file_state(file)
+
+    source(str(path)).fingerprint(state_of)
+    assert asked == ["x.mhd", "x.raw", "x.zraw"]
 
 
 def test_nothing_is_read_of_a_header_that_lies(tmp_path: Path) -> None:
