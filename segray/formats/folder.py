@@ -130,12 +130,23 @@ def is_file(uri: str) -> bool:
         return bool(fs.get_file_info(path).type == pafs.FileType.File)
 
 
-def walk(uri: str, left: Left | None = None) -> Iterator[tuple[str, list[str]]]:
+def walk(
+    uri: str, left: Left | None = None, below: str = "", seen: set[str] | None = None
+) -> Iterator[tuple[str, list[str]]]:
     """Every folder below ``uri`` as (path relative to it, file names), sorted, each real folder once.
 
-    What :func:`listing` leaves out is added to ``left``, as is a folder that cannot be read.
+    Args:
+        uri: the folder that is searched.
+        left: what :func:`listing` leaves out is added to it, as is a folder that cannot be read.
+        below: a path below ``uri``; only this folder and those below it are looked at.
+        seen: real folders (:func:`real_folder`) that have been looked at; more are added.
     """
-    yield from _walk(uri, "", set(), [] if left is None else left)
+    yield from _walk(uri, below, set() if seen is None else seen, [] if left is None else left)
+
+
+def real_folder(uri: str) -> str:
+    """A folder by the path that no link leads over."""
+    return uri if storage.is_remote(uri) else os.path.realpath(storage.absolute(uri))
 
 
 def file_state(uri: str) -> tuple[int, int]:
@@ -192,7 +203,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _walk(root: str, below: str, seen: set[str], left: Left) -> Iterator[tuple[str, list[str]]]:
     here = storage.join(root, below) if below else root
-    real = here if storage.is_remote(here) else os.path.realpath(storage.absolute(here))
+    real = real_folder(here)
     if real in seen:
         return
     seen.add(real)
