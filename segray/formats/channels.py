@@ -66,7 +66,7 @@ def _file_header(path: str) -> tuple[CaseHeader, int]:
     reader = gzip_bytes.open_head(path)
     header = read_header(reader, most_volumes=MOST_CHANNELS)
     size = header.volumes * header.voxel_bytes
-    check_size(reader, size)
+    check_size(path, size, stored=reader.stored, packed=reader.packed)
     grid = header.geometry
     return CaseHeader(grid.size, grid.spacing, size, grid, path, header.notes), header.volumes
 
@@ -80,7 +80,7 @@ def _volumes(path: str, case_id: str) -> Iterator[Case]:
         return
     reader = gzip_bytes.open_bytes(path)
     header = read_header(reader, most_volumes=MOST_CHANNELS)
-    check_size(reader, header.volumes * header.voxel_bytes)
+    check_size(path, header.volumes * header.voxel_bytes, stored=reader.stored, packed=reader.packed)
     for number in range(header.volumes):
         voxels, notes = read_voxels(reader, header, last=number == header.volumes - 1)
         yield Case(case_id, voxels, header.geometry, notes=[*header.notes, *notes])

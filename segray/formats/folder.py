@@ -15,9 +15,6 @@ KINDS = {".nii.gz": "nifti", ".nii": "nifti", ".nrrd": "volume", ".mha": "volume
 
 _ENDINGS = tuple(KINDS)
 
-DETACHED = (".raw", ".zraw")
-"""Endings of the file beside an .mhd that holds its voxels."""
-
 Left = list[tuple[str, str]]
 """(path below the folder that was searched, reason) of what a search left out."""
 
@@ -53,13 +50,6 @@ def kind_of(path: str) -> str:
     """The reader of a volume file by its ending; that of NIfTI where the ending is unknown."""
     end = ending(path.rsplit("/", 1)[-1])
     return "nifti" if end is None else KINDS[end.lower()]
-
-
-def with_detached(path: str) -> tuple[str, ...]:
-    """A file, and the names under which the voxels of an .mhd may lie beside it."""
-    if not path.lower().endswith(".mhd"):
-        return (path,)
-    return (path, *(path[:-4] + end for end in DETACHED))
 
 
 def listing(uri: str, top: str | None = None, left: Left | None = None) -> tuple[list[str], list[str]]:
@@ -140,12 +130,23 @@ def is_file(uri: str) -> bool:
         return bool(fs.get_file_info(path).type == pafs.FileType.File)
 
 
-def walk(uri: str, left: Left | None = None) -> Iterator[tuple[str, list[str]]]:
+def walk(
+    uri: str, left: Left | None = None, below: str = "", seen: set[str] | None = None
+) -> Iterator[tuple[str, list[str]]]:
     """Every folder below ``uri`` as (path relative to it, file names), sorted, each real folder once.
 
-    What :func:`listing` leaves out is added to ``left``, as is a folder that cannot be read.
+    Args:
+        uri: the folder that is searched.
+        left: what :func:`listing` leaves out is added to it, as is a folder that cannot be read.
+        below: a path below ``uri``; only this folder and those below it are looked at.
+        seen: real folders (:func:`real_folder`) that have been looked at; more are added.
     """
-    yield from _walk(uri, "", set(), [] if left is None else left)
+    yield from _walk(uri, below, set() if seen is None else seen, [] if left is None else left)
+
+
+def real_folder(uri: str) -> str:
+    """A folder by the path that no link leads over."""
+    return uri if storage.is_remote(uri) else os.path.realpath(storage.absolute(uri))
 
 
 def file_state(uri: str) -> tuple[int, int]:
@@ -202,7 +203,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _walk(root: str, below: str, seen: set[str], left: Left) -> Iterator[tuple[str, list[str]]]:
     here = storage.join(root, below) if below else root
-    real = here if storage.is_remote(here) else os.path.realpath(storage.absolute(here))
+    real = real_folder(here)
     if real in seen:
         return
     seen.add(real)

@@ -12,9 +12,10 @@ from segray.case import LabelMap
 from segray.config import IngestConfig
 from segray.errors import SegrayError, UsageError
 from segray.formats.findings import NOT_KEPT, Findings
-from segray.formats.folder import is_file, listing, stem
+from segray.formats.folder import Left, is_file, listing, stem
 from segray.formats.label_names import dataset_labels, is_safe, mask_labels, volume_labels
 from segray.formats.note import Note
+from segray.formats.overlooked import tell_folders
 from segray.formats.picture_folders import channel_details, picture_stem, pictures_of, split_folders, unique_ids
 from segray.formats.source import CaseSource, Discovery
 
@@ -36,6 +37,7 @@ class _Place:
     Attributes:
         name: of the folder that says the split; empty without one.
         split: train, validation, test or empty.
+        folder: of the pictures.
         images: stem to picture.
         masks: structure to (stem to mask).
         others: files that are no pictures.
@@ -43,6 +45,7 @@ class _Place:
 
     name: str
     split: str
+    folder: str
     images: dict[str, str]
     masks: dict[str, dict[str, str]] = field(default_factory=dict)
     others: int = 0
@@ -118,7 +121,7 @@ def _image_folder(place: str, root: str) -> str | None:
     folders, files = listing(place, root)
     for name in IMAGE_FOLDERS:
         if name in folders:
-            inside = _files(storage.join(place, name))
+            inside = _readable(storage.join(place, name), root)[1]
             if any(picture_stem(file) for file in inside) and not any(stem(file) for file in inside):
                 return storage.join(place, name)
     alone = all(_structure(name) is not None for name in folders)
@@ -127,12 +130,12 @@ def _image_folder(place: str, root: str) -> str | None:
     return place if alone and most else None
 
 
-def _files(folder: str) -> list[str]:
-    """The files of a folder; none where it cannot be read."""
+def _readable(folder: str, root: str, left: Left | None = None) -> tuple[list[str], list[str]]:
+    """The listing of a folder; empty where it cannot be read."""
     try:
-        return listing(folder)[1]
+        return listing(folder, root, left)
     except SegrayError:
-        return []
+        return [], []
 
 
 def _structure(folder: str) -> str | None:
@@ -148,34 +151,41 @@ def _places(root: str, found: Findings) -> list[_Place]:
         below, _ = listing(path, root, found.problems)
         folder = _image_folder(path, root)
         if folder is not None:
-            place = _place(folder, name, split, found)
-            _add_masks(place, path, folder, below, found)
+            folders, files = listing(folder, root, None if folder == path else found.problems)
+            place = _place(folder, files, (name, split), found)
+            if folder != path:
+                tell_folders(root, folder, folders, found)
+            _add_masks(place, path, below, root, found)
             places.append(place)
     return places
 
 
-def _place(folder: str, name: str, split: str, found: Findings) -> _Place:
-    images, twice, others = pictures_of(folder, listing(folder)[1])
+def _place(folder: str, files: Sequence[str], name_and_split: tuple[str, str], found: Findings) -> _Place:
+    images, twice, others = pictures_of(folder, files)
     found.problems += twice
-    return _Place(name, split, images, others=others)
+    return _Place(*name_and_split, folder, images, others=others)
 
 
-def _add_masks(place: _Place, path: str, folder: str, below: Sequence[str], found: Findings) -> None:
-    """Add the masks in the folders ``below`` a path; ``folder`` holds the pictures."""
+def _add_masks(place: _Place, path: str, below: Sequence[str], root: str, found: Findings) -> None:
+    """Add the masks in the folders ``below`` a path."""
     for mask_folder in below:
         structure = _structure(mask_folder)
         if structure is None and mask_folder == LABEL_FOLDER and not any(map(_structure, below)):
             structure = PLAIN
-        if structure is None or storage.join(path, mask_folder) == folder:
+        whole = storage.join(path, mask_folder)
+        if structure is None or whole == place.folder:
             continue
         if not is_safe(structure) or structure in place.masks:
             found.problems.append((mask_folder, "The folder is left out: that is no name for a structure of its own."))
             continue
-        masks, twice, others = pictures_of(storage.join(path, mask_folder), _files(storage.join(path, mask_folder)))
+        folders, files = _readable(whole, root, found.problems if found.labelled else None)
+        masks, twice, others = pictures_of(whole, files)
         place.masks[structure] = masks
         place.others += others
         found.problems += twice
-    if folder == path and not place.masks:
+        if found.labelled:
+            tell_folders(root, whole, folders, found)
+    if place.folder == path and not place.masks:
         _masks_beside(place)
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 
 from segray import storage
 from segray.case import LabelMap
 from segray.errors import SegrayError, UsageError
 from segray.formats.channel_files import Channels, group_channels
-from segray.formats.findings import NOT_KEPT, Findings
-from segray.formats.folder import KINDS, Left, is_file, kind_of, listing, stem, walk
+from segray.formats.findings import NOT_KEPT, Findings, shown
+from segray.formats.folder import KINDS, Left, is_file, kind_of, listing, real_folder, stem, walk
 from segray.formats.label_names import dataset_channels, dataset_labels, is_safe, mask_labels, volume_labels
+from segray.formats.overlooked import OWN, below_root, first_below, holds_labels, tell_folders
 from segray.formats.source import CaseSource, Discovery
 
-SCANS = tuple(f"{scan}{end}" for scan in ("ct", "mri") for end in KINDS)
+SCANS = {f"{scan}{end}": rank for rank, (scan, end) in enumerate(product(("ct", "mri"), KINDS))}
+"""Names of a scan in small letters; of several the first is the case's."""
+
 MASKS = "segmentations"
 PAIRS = (("images", "labels"), ("imagesTr", "labelsTr"))
 LABEL_FOLDERS = frozenset({MASKS, *(labels for _, labels in PAIRS)})
@@ -21,6 +26,9 @@ LABEL_ENDINGS = ("_mask", "_seg", "_label", "_labels", "_segmentation")
 
 BESIDE = "{} lies beside {}; it is left out."
 IS_FOLDER = "{} is a folder, not a file; what lies in it is left out."
+NO_SCAN = "The folder holds no ct.nii.gz and no mri.nii.gz; found {}. Name the scan so, right in the case's folder."
+BELOW_A_CASE = "{} lies below the scan of a case; it is left out. Give it a folder of its own beside that case."
+IN_NO_FOLDER = "{} lies in no folder of a case; it is left out. Move it to a folder of its own, as ct.nii.gz."
 
 
 def is_totalseg(root: str) -> bool:
@@ -40,7 +48,8 @@ def is_pairs(root: str) -> bool:
 
 def _scans_of(names: list[str]) -> list[str]:
     """The scans among the names of one folder; the first is the case's."""
-    return [scan for scan in SCANS if scan in names]
+    scans = [(SCANS[low], low != name, name) for name in names if (low := name.lower()) in SCANS]
+    return [name for _, _, name in sorted(scans)]
 
 
 def _readable(folder: str, root: str) -> tuple[list[str], list[str]]:
@@ -51,12 +60,34 @@ def _readable(folder: str, root: str) -> tuple[list[str], list[str]]:
         return [], []
 
 
+@dataclass(frozen=True)
+class _Folder:
+    """A folder that may hold scans which the layout does not look for.
+
+    Attributes:
+        path: of the folder.
+        folders: names in it.
+        files: names in it.
+        is_case: it has a scan of its own.
+        has_masks: it has masks.
+    """
+
+    path: str
+    folders: list[str]
+    files: list[str]
+    is_case: bool
+    has_masks: bool
+
+
 def read_totalseg(root: str, found: Findings) -> Discovery:
     """A folder a case with ct.nii.gz, and a mask a structure in segmentations/."""
     folders, files = listing(root, root, found.problems)
     places = [root] if _scans_of(files) else [storage.join(root, folder) for folder in folders]
-    for place in places:
-        _read_totalseg_case(place, root, found)
+    rest = [one for place in places if (one := _read_totalseg_case(place, root, found)) is not None]
+    _tell_overlooked(root, places, rest, found)
+    if places != [root]:
+        lost = [(base, storage.join(root, name)) for name in files if (base := stem(name)) is not None]
+        found.problems += [(shown(base), IN_NO_FOLDER.format(path)) for base, path in lost]
     named = [name for case in found.cases.values() for name in case.masks]
     found.notes.insert(0, f"A folder a case, a mask a structure (TotalSegmentator): {len(found.cases)} cases.")
     label_map = mask_labels(named, found.config, found.notes) if found.labelled else None
@@ -65,7 +96,8 @@ def read_totalseg(root: str, found: Findings) -> Discovery:
     return found.finish("totalseg", label_map)
 
 
-def _read_totalseg_case(place: str, root: str, found: Findings) -> None:
+def _read_totalseg_case(place: str, root: str, found: Findings) -> _Folder | None:
+    """Add the case of a folder; returns the folder where other scans may lie in it."""
     case_id = place.rsplit("/", 1)[-1]
     try:
         # The links of the root itself are told already.
@@ -73,9 +105,10 @@ def _read_totalseg_case(place: str, root: str, found: Findings) -> None:
         named = listing(storage.join(place, MASKS), root, found.problems)[1] if MASKS in folders else []
     except SegrayError as error:
         found.problems.append((case_id, str(error)))
-        return
+        return None
     scans = _scans_of(files)
     masks = _masks_of(case_id, storage.join(place, MASKS), named, found)
+    others = [folder for folder in folders if not holds_labels(folder)]
     if scans:
         kinds = {kind_of(path) for path in masks.values()}
         label_kind = "volume" if "volume" in kinds else "nifti"
@@ -84,8 +117,44 @@ def _read_totalseg_case(place: str, root: str, found: Findings) -> None:
         found.problems += [(case_id, BESIDE.format(other, scans[0])) for other in scans[1:]]
     elif odd := _scans_of(folders):
         found.problems.append((case_id, IS_FOLDER.format(odd[0])))
-    elif masks and found.labelled:
-        found.problems.append((case_id, "The folder has masks, but no ct.nii.gz."))
+        return None
+    elif holds_labels(case_id) or OWN in files:
+        return None
+    return _Folder(place, others, files, bool(scans), bool(masks)) if others or not scans else None
+
+
+def _tell_overlooked(root: str, places: Sequence[str], rest: Sequence[_Folder], found: Findings) -> None:
+    """Make problems of the scans that lie where the layout does not look for them."""
+    seen = {real_folder(place) for place in (root, *places)} if any(one.folders for one in rest) else set()
+    for one in rest:
+        below = below_root(root, one.path)
+        if one.is_case:
+            for deeper in (storage.join(below, folder) for folder in one.folders):
+                if path := first_below(root, deeper, _is_scan, found.problems, seen):
+                    found.problems.append((shown(deeper), BELOW_A_CASE.format(path)))
+        elif path := _volume_of(one, root, seen, found):
+            found.problems.append((shown(below), NO_SCAN.format(path)))
+        elif one.has_masks and found.labelled:
+            found.problems.append((below, "The folder has masks, but no ct.nii.gz."))
+
+
+def _is_scan(name: str) -> bool:
+    return name.lower() in SCANS
+
+
+def _is_volume(name: str) -> bool:
+    return stem(name) is not None
+
+
+def _volume_of(one: _Folder, root: str, seen: set[str], found: Findings) -> str | None:
+    """A volume in a folder without scan, or below it, by which it may be a case; None without one."""
+    name = next(filter(_is_volume, one.files), None)
+    if name is not None:
+        return storage.join(one.path, name)
+    below = below_root(root, one.path)
+    deeper = (storage.join(below, folder) for folder in one.folders)
+    paths = (first_below(root, place, _is_volume, found.problems, seen) for place in deeper)
+    return next((path for path in paths if path is not None), None)
 
 
 def _masks_of(case_id: str, folder: str, names: list[str], found: Findings) -> dict[str, str]:
@@ -119,7 +188,8 @@ def read_pairs(root: str, found: Findings) -> Discovery:
     if not present:
         return found.finish("pairs", None)
     image_folder, label_folder = (storage.join(root, name) for name in present[0])
-    labels = _files(label_folder, root, found)
+    found.notes += [f"{other}/ lies beside {present[0][0]}/ and is left out." for other, _ in present[1:]]
+    labels = _files(label_folder, root, found, told=found.labelled)
     images = group_channels(_files(image_folder, root, found), set(labels), dataset_channels(root), found)
     known = volume_labels(dataset_labels(root), found.config, found.notes) if found.labelled and labels else (None, ())
     label_map, dropped = known
@@ -145,10 +215,15 @@ def _pair(case_id: str, image: Channels, labels: str | None, dropped: tuple[int,
     )
 
 
-def _files(folder: str, root: str, found: Findings) -> dict[str, str]:
-    """File name without ending to path; a second file of one name is a problem, as is a folder named as a file."""
+def _files(folder: str, root: str, found: Findings, *, told: bool = True) -> dict[str, str]:
+    """File name without ending to path; a second file of one name is a problem, as is a folder named as a file.
+
+    ``told``: folders that hold files are problems too.
+    """
     folders, names = listing(folder, root, found.problems)
     found.problems += [(name, IS_FOLDER.format(name)) for name in folders if stem(name) is not None]
+    if told:
+        tell_folders(root, folder, [name for name in folders if stem(name) is None], found)
     return {base: storage.join(folder, name) for base, name in _first_files(names, "", found).items()}
 
 

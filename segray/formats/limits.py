@@ -18,19 +18,21 @@ BOMB_RATIO = 400
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
-def check_size(reader: ByteReader, needed: int) -> None:
+def check_size(name: str, needed: int, *, stored: int, packed: bool) -> None:
     """Refuse what cannot be a scan or cannot be held, by the header's own arithmetic.
 
     Args:
-        reader: the file.
+        name: the file, for messages.
         needed: bytes that its header claims for the voxels.
+        stored: bytes that the file has for them.
+        packed: whether these are compressed.
 
     Raises:
         CaseError: more than the machine's memory, or a small file that expands beyond all that scans do.
     """
-    _check_memory(reader, needed)
-    if needed > BOMB_BYTES:
-        _check_ratio(reader, needed, "scan")
+    _check_memory(name, needed)
+    if packed and needed > BOMB_BYTES:
+        _check_ratio(name, needed, stored, "scan")
 
 
 def check_label_size(reader: ByteReader, voxels: int, voxel_bytes: int) -> None:
@@ -46,23 +48,23 @@ def check_label_size(reader: ByteReader, voxels: int, voxel_bytes: int) -> None:
     Raises:
         CaseError: more than the machine's memory at a byte a voxel, or beyond all that labels do.
     """
-    _check_memory(reader, voxels)
-    if voxels > BOMB_BYTES:
-        _check_ratio(reader, voxels * voxel_bytes, "label volume")
+    _check_memory(reader.name, voxels)
+    if reader.packed and voxels > BOMB_BYTES:
+        _check_ratio(reader.name, voxels * voxel_bytes, reader.stored, "label volume")
 
 
-def _check_memory(reader: ByteReader, needed: int) -> None:
+def _check_memory(name: str, needed: int) -> None:
     memory = machine_memory()
     if needed > memory:
-        claim = f"{reader.name} claims {shown_bytes(needed)} of voxels"
+        claim = f"{name} claims {shown_bytes(needed)} of voxels"
         raise CaseError(f"{claim}; this machine has {shown_bytes(memory)} memory.")
 
 
-def _check_ratio(reader: ByteReader, needed: int, kind: str) -> None:
-    if reader.packed and needed > reader.stored * BOMB_RATIO:
-        ratio = needed // max(reader.stored, 1)
+def _check_ratio(name: str, needed: int, stored: int, kind: str) -> None:
+    if needed > stored * BOMB_RATIO:
+        ratio = needed // max(stored, 1)
         raise CaseError(
-            f"{reader.name} would expand {ratio} times, to {shown_bytes(needed)}: no {kind} does, so it is left alone.",
+            f"{name} would expand {ratio} times, to {shown_bytes(needed)}: no {kind} does, so it is left alone.",
             mend="If it is one, save it without compression.",
         )
 

@@ -47,7 +47,7 @@ def read_pattern(pattern: str, found: Findings) -> Discovery:
         others += len(named) - len(volumes)
         for name, base in volumes.items():
             path = storage.join(root, *parts, name)
-            alone = bool(parts) and base in SCAN_STEMS and len(volumes) == 1
+            alone = bool(parts) and base.lower() in SCAN_STEMS and len(volumes) == 1
             found.add(CaseSource("_".join(parts if alone else (*parts, base)), path, kind=kind_of(path)))
     found.problems += left
     if not found.cases and not found.problems:

@@ -10,7 +10,8 @@ from typing import Any
 
 from segray.case import Geometry, LabelMap
 from segray.errors import SegrayError
-from segray.formats.folder import file_state, with_detached
+from segray.formats.detached import detached
+from segray.formats.folder import file_state
 
 SPLITS = {
     "train": "train",
@@ -87,17 +88,17 @@ class CaseSource:
         return (self.image, *self.parts, *labels, *(self.masks[name] for name in sorted(self.masks)))
 
     def fingerprint(self, state_of: Callable[[str], tuple[int, int]] = file_state) -> str:
-        """32 hex digits of the names, sizes and times of all files; a file that is gone counts as empty.
+        """32 hex digits of the names, sizes and times of all files, and of those with the voxels of an .mhd.
 
-        ``state_of`` gives the size in bytes and the time of the last change in ns, or raises SegrayError.
+        A file that is gone counts as empty. ``state_of`` gives the size in bytes and the time of the last change in
+        ns, or raises SegrayError.
         """
         digest = hashlib.sha256(json.dumps(sorted(self.masks)).encode())
-        for path in (file for named in self.files for file in with_detached(named)):
-            try:
-                size, changed = state_of(path)
-            except SegrayError:
-                size, changed = -1, 0
-            digest.update(f"{path}\0{size}\0{changed}\n".encode())
+        for path in self.files:
+            state = _state(path, state_of)
+            states = {path: state, **{file: _state(file, state_of) for file in detached(path, state)}}
+            for file, (size, changed) in states.items():
+                digest.update(f"{file}\0{size}\0{changed}\n".encode())
         digest.update(repr(self.dropped).encode())
         if self.details:
             digest.update(json.dumps(dict(self.details), sort_keys=True).encode())
@@ -115,6 +116,13 @@ class CaseSource:
         table = json.loads(text)
         lists = {name: tuple(table.get(name, ())) for name in ("dropped", "parts")}
         return cls(**{**table, **lists})
+
+
+def _state(path: str, state_of: Callable[[str], tuple[int, int]]) -> tuple[int, int]:
+    try:
+        return state_of(path)
+    except SegrayError:
+        return -1, 0
 
 
 _FIELDS = tuple(field.name for field in fields(CaseSource))

@@ -94,6 +94,15 @@ def parse_volume_header(head: bytes, name: str) -> VolumeHeader:
         raise CaseError(f"{name} has a header that is incomplete or wrong ({error}).", mend=MEND) from error
 
 
+def data_file_of(head: bytes, name: str) -> str:
+    """The file beside a MetaImage header that holds the voxels; empty where they lie behind the header.
+
+    Raises:
+        CaseError: no such header, or it names what segray does not open.
+    """
+    return _data_file(_meta_fields(head, name)[1].get("elementdatafile", ""), name)
+
+
 def _nrrd(head: bytes, name: str) -> VolumeHeader:
     if not head.startswith(b"NRRD000"):
         raise CaseError(f"{name} is no NRRD file: it does not start as one.")
@@ -126,13 +135,18 @@ def _nrrd_type(told: str, name: str) -> str:
     return code
 
 
-def _meta(head: bytes, name: str) -> VolumeHeader:
+def _meta_fields(head: bytes, name: str) -> tuple[bytes, dict[str, str]]:
+    """The header, which ends with the line that names the voxels, and its fields."""
     start = head.find(b"ElementDataFile")
     end = head.find(b"\n", start)
     if start < 0 or (start > 0 and head[start - 1 : start] != b"\n"):
         raise CaseError(f"{name} is no MetaImage file: it names no ElementDataFile.")
     text = head if end < 0 else head[: end + 1]
-    fields = _fields(text, "=")
+    return text, _fields(text, "=")
+
+
+def _meta(head: bytes, name: str) -> VolumeHeader:
+    text, fields = _meta_fields(head, name)
     if _true(fields.get("binarydata", "True")) is False:
         raise CaseError(f"{name} holds its voxels as text; segray reads binary ones.", mend=MEND)
     if int(fields.get("elementnumberofchannels", "1")) != 1:

@@ -19,6 +19,7 @@ from segray import storage
 from segray.case import Case, Geometry, LabelMap, Volume
 from segray.errors import CaseError, SegrayError
 from segray.formats.channels import channels_header, read_channels
+from segray.formats.detached import beside
 from segray.formats.folder import file_state, kind_of
 from segray.formats.gzip_bytes import MAX_RATIO, ByteReader, load
 from segray.formats.label_bits import as_bits
@@ -72,11 +73,16 @@ def label_values(source: CaseSource) -> list[int]:
 
 
 def read_volume_header(path: str) -> CaseHeader:
-    """The header of a scan; of a remote file only the first 64 KiB are read. Raises CaseError."""
-    header, geometry, _ = _header(path)
-    narrow = header.dtype.str[1:] in {"u1", "i1", "i2"}
-    count = int(np.prod(header.shape))
-    return CaseHeader(geometry.size, geometry.spacing, count * (2 if narrow else 4), geometry, path)
+    """The header of a scan; of a remote file only the first 64 KiB are read.
+
+    Raises:
+        CaseError: it cannot be read, or claims more than its file or the machine can hold, or than a scan expands to.
+    """
+    header, geometry, _, room = _header(path)
+    needed = _as_nifti(header, geometry).voxel_bytes
+    # Before the voxels are read: a claim that passes here shapes the grid of all other cases.
+    check_size(path, needed, stored=room, packed=header.packing != "plain")
+    return CaseHeader(geometry.size, geometry.spacing, needed, geometry, path)
 
 
 def read_volume(path: str, case_id: str) -> Case:
@@ -86,7 +92,7 @@ def read_volume(path: str, case_id: str) -> Case:
         CaseError: the file cannot be read, is damaged, or holds no volume of real numbers.
     """
     reader, header = _open(path)
-    check_size(reader, header.voxel_bytes)
+    check_size(path, header.voxel_bytes, stored=reader.stored, packed=reader.packed)
     voxels, notes = read_voxels(reader, header)
     return Case(case_id, voxels, header.geometry, notes=notes)
 
@@ -125,21 +131,16 @@ def _stacked(source: CaseSource, geometry: Geometry, label_map: LabelMap, overla
     return painting.labels, painting.notes() + notes
 
 
-def _header(path: str) -> tuple[VolumeHeader, Geometry, str]:
-    """The header, the grid, and the file that holds the voxels, which is large enough for them. Raises CaseError."""
+def _header(path: str) -> tuple[VolumeHeader, Geometry, str, int]:
+    """The header, the grid, the file that holds the voxels, and its bytes, enough for them. Raises CaseError."""
     try:
         head = storage.read_head(path, MOST_HEADER)
     except SegrayError as error:
         raise CaseError(str(error)) from error
     header = parse_volume_header(head, path)
-    place = _place(path, header)
-    _check_bytes(path, header, _stored(place))
-    return header, _geometry(path, header), place
-
-
-def _place(path: str, header: VolumeHeader) -> str:
-    """The file that holds the voxels."""
-    return storage.join(path.rsplit("/", 1)[0] if "/" in path else ".", header.data_file) if header.data_file else path
+    place = beside(path, header.data_file) if header.data_file else path
+    room = _room(path, header, _stored(place))
+    return header, _geometry(path, header), place, room
 
 
 def _stored(place: str) -> int:
@@ -149,24 +150,29 @@ def _stored(place: str) -> int:
         raise CaseError(str(error)) from error
 
 
-def _check_bytes(path: str, header: VolumeHeader, stored: int) -> None:
-    """Refuse a file that cannot hold what its header claims. Raises CaseError."""
+def _room(path: str, header: VolumeHeader, stored: int) -> int:
+    """The bytes of a file that can be voxels. Raises CaseError where they cannot hold what its header claims."""
     room = max(stored - max(header.offset, 0), 0)
     if header.bytes > (room if header.packing == "plain" else room * MAX_RATIO):
         shown = "x".join(str(side) for side in header.shape)
         raise CaseError(
             f"{path} is too small for its header, which claims {shown} voxels.", mend="Copy it again from its source."
         )
+    return room
 
 
 def _open(path: str) -> tuple[ByteReader, NiftiHeader]:
     """The voxels of a file, ready to be inflated, and the header in the words of the NIfTI room. Raises CaseError."""
-    header, geometry, place = _header(path)
+    header, geometry, place, _ = _header(path)
     data = load(place)
-    _check_bytes(path, header, len(data))
+    _room(path, header, len(data))
     start = len(data) - header.bytes if header.offset < 0 else header.offset
     reader = ByteReader(path, memoryview(data)[start:], packing=header.packing)
-    return reader, NiftiHeader(b"", header.dtype, 0, 1.0, 0.0, geometry, ())
+    return reader, _as_nifti(header, geometry)
+
+
+def _as_nifti(header: VolumeHeader, geometry: Geometry) -> NiftiHeader:
+    return NiftiHeader(b"", header.dtype, 0, 1.0, 0.0, geometry, ())
 
 
 def _geometry(path: str, header: VolumeHeader) -> Geometry:

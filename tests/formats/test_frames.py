@@ -263,6 +263,26 @@ def test_unsafe_case_ids_are_rows(tmp_path: Path) -> None:
     assert "cannot be a file name" in found.problems[0][1]
 
 
+@pytest.mark.parametrize("labelled", [False, True])
+def test_folders_among_the_pictures_are_problems(tmp_path: Path, labelled: bool) -> None:
+    for below in ("frames/a.png", "frames/g02/b.png", "frames/g03/deep/c.png", "masks/a.png", "masks/g02/b.png"):
+        put(tmp_path / below, np.uint8(255) * LUNG)
+    (tmp_path / "frames" / "notes").mkdir()
+    (tmp_path / "frames" / "notes" / "a.txt").write_text("no picture")
+    found = formats.discover(str(tmp_path), settings(), labelled=labelled)
+    assert (found.format, [case.case_id for case in found.cases]) == ("frames", ["a"])
+    reasons = dict(found.problems)
+    assert list(reasons) == ["frames/g02", "frames/g03", *(["masks/g02"] if labelled else [])]
+    assert reasons["frames/g02"] == "g02 is a folder; what lies in it is left out. Move its files to frames/."
+
+
+def test_folders_among_the_pictures_of_a_split_are_problems(tmp_path: Path) -> None:
+    for below in ("train/images/a.png", "train/images/g02/b.png", "train/masks/a.png", "val/images/c.png"):
+        put(tmp_path / below, np.uint8(255) * LUNG)
+    found = formats.discover(str(tmp_path), settings(), labelled=False)
+    assert [where for where, _ in found.problems] == ["train/images/g02"]
+
+
 def test_a_hundred_thousand_pictures_are_listed_in_seconds(tmp_path: Path) -> None:
     """A fiftieth of them here; the listing opens a sample of the files only."""
     for folder in ("frames", "masks"):

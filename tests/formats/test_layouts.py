@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from made_niftis import Save
+from PIL import Image
 
 from segray import formats
 from segray.config import IngestConfig
@@ -255,3 +256,71 @@ def test_format_of_the_settings_is_obeyed(fill: Any, kind: str) -> None:
     discovery = found(folder, format=kind)
     assert discovery.format == kind
     assert ids(discovery) == {"totalseg": ["s1"], "pairs": ["a"], "images": ["images_a", "s1_ct"]}[kind]
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_folders_without_the_scan_of_a_case_are_problems(fill: Any, labelled: bool) -> None:
+    folder = fill("s1/ct.nii.gz", "s2/CT.nii.gz", "s3/ct_arterial.nii.gz", "s4/scan1/ct.nii.gz", "extra.nii.gz")
+    discovery = found(folder, labelled=labelled)
+    assert (discovery.format, ids(discovery)) == ("totalseg", ["s1", "s2"])
+    assert discovery.cases[1].image == str(folder / "s2" / "CT.nii.gz")
+    reasons = dict(discovery.problems)
+    assert list(reasons) == ["extra", "s3", "s4"]
+    assert "lies in no folder of a case" in reasons["extra"]
+    assert f"holds no ct.nii.gz and no mri.nii.gz; found {folder}/s3/ct_arterial.nii.gz" in reasons["s3"]
+    assert f"found {folder}/s4/scan1/ct.nii.gz" in reasons["s4"]
+
+
+def test_scans_are_found_whatever_their_letters(fill: Any) -> None:
+    discovery = found(fill("s1/CT.nii", "s1/segmentations/liver.nii.gz", "s2/Mri.nii.gz", "s3/ct.nii", "s3/CT.nii.gz"))
+    assert (discovery.format, ids(discovery)) == ("totalseg", ["s1", "s2", "s3"])
+    assert discovery.cases[0].has_labels
+    assert discovery.cases[2].image.endswith("CT.nii.gz")
+    assert ("s3", "ct.nii lies beside CT.nii.gz; it is left out.") in discovery.problems
+
+
+def test_scans_below_a_case_are_problems(fill: Any) -> None:
+    folder = fill(*MASKS, "s1/second/ct.nii.gz", "s1/derived/map.nii.gz")
+    reasons = dict(found(folder).problems)
+    assert list(reasons) == ["s1/second"]
+    assert f"{folder}/s1/second/ct.nii.gz lies below the scan of a case" in reasons["s1/second"]
+    one = fill("s1/ct.nii.gz", "s1/later/ct.nii.gz", "s1/next/ct.nii.gz") / "s1"
+    assert [where for where, _ in found(one, labelled=False).problems] == ["later", "next", "second"]
+
+
+def test_what_lies_beside_cases_and_is_none_is_no_problem(fill: Any) -> None:
+    folder = fill(
+        *MASKS, "labels/s1.nii.gz", "my_masks/s1.nii.gz", "out/masks/s1.nii.gz", "out/further/s1/liver.nii.gz"
+    )
+    fill("s1/liver_seg/a.nii.gz", "s1/notes.nii.gz")
+    (folder / "out" / "prediction.json").write_text("{}")
+    (folder / "meta.csv").write_text("image_id;age\n")
+    (folder / "docs").mkdir()
+    (folder / "docs" / "readme.txt").write_text("no scan")
+    os.symlink(folder, folder / "docs" / "up")
+    os.symlink(folder / "s1", folder / "docs" / "s1")
+    assert found(folder).problems == []
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_folders_among_the_files_of_pairs_are_problems(fill: Any, labelled: bool) -> None:
+    folder = fill("images/a.nii.gz", "labels/a.nii.gz", "images/hospital_b/b.nii.gz", "labels/hospital_b/b.nii.gz")
+    fill("images/deep/er/c.nii")
+    Image.new("L", (2, 2)).save(folder / "images" / "d.png")
+    (folder / "images" / "pictures").mkdir()
+    Image.new("L", (2, 2)).save(folder / "images" / "pictures" / "d.png")
+    (folder / "images" / "notes").mkdir()
+    (folder / "images" / "notes" / "a.txt").write_text("no image")
+    discovery = found(folder, labelled=labelled)
+    assert ids(discovery) == ["a"]
+    reasons = dict(discovery.problems)
+    of_labels = ["labels/hospital_b"] if labelled else []
+    assert list(reasons) == ["images/deep", "images/hospital_b", "images/pictures", *of_labels]
+    told = "hospital_b is a folder; what lies in it is left out. Move its files to images/."
+    assert reasons["images/hospital_b"] == told
+
+
+def test_pairs_of_a_second_kind_are_told(fill: Any) -> None:
+    discovery = found(fill("images/a.nii.gz", "labels/a.nii.gz", "imagesTr/b.nii.gz", "labelsTr/b.nii.gz"))
+    assert ids(discovery) == ["a"]
+    assert any("imagesTr/ lies beside images/ and is left out" in note for note in discovery.notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -18,6 +19,8 @@ from made_niftis import Array, Save, affine_of
 from segray import formats
 from segray.case import LabelMap
 from segray.errors import CaseError
+from segray.formats import limits
+from segray.formats.folder import file_state
 from segray.formats.source import CaseSource
 from segray.formats.volume_header import parse_volume_header
 from segray.formats.volumes import read_volume_labels
@@ -280,6 +283,50 @@ def test_a_changed_raw_file_changes_the_fingerprint(tmp_path: Path) -> None:
     assert source(path).fingerprint() != before
 
 
+@pytest.mark.parametrize("as_label", [False, True])
+def test_voxels_under_another_name_change_the_fingerprint(tmp_path: Path, as_label: bool) -> None:
+    (tmp_path / "x.mhd").write_bytes(META.replace(b"LOCAL", b"voxels of x.raw"))
+    voxels = tmp_path / "voxels of x.raw"
+    voxels.write_bytes(BODY)
+    path = str(tmp_path / "x.mhd")
+    case = source(written(tmp_path / "y.nrrd"), labels=path) if as_label else source(path)
+    before = case.fingerprint()
+    assert case.fingerprint() == before
+    voxels.write_bytes((SCAN + 1).tobytes())
+    os.utime(voxels, ns=(1, 1))
+    changed = case.fingerprint()
+    assert changed != before
+    voxels.unlink()
+    assert case.fingerprint() not in (before, changed)
+
+
+def test_a_header_that_names_other_voxels_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "x.mhd"
+    seen = set()
+    for name in ("first.raw", "second.raw"):
+        path.write_bytes(META.replace(b"LOCAL", name.encode()))
+        (tmp_path / name).write_bytes(BODY)
+        for stamp in (1, 2):
+            os.utime(tmp_path / name, ns=(stamp, stamp))
+            seen.add(source(str(path)).fingerprint())
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize("told", ["../other.raw", "sub/other.raw", "LIST", "", "LOCAL", "x.raw"])
+def test_no_other_file_is_in_the_fingerprint_than_those_that_are_read(tmp_path: Path, told: str) -> None:
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    path = tmp_path / "in" / "x.mhd"
+    path.write_bytes(META.replace(b"LOCAL", told.encode()))
+    asked: list[str] = []
+
+    def state_of(file: str) -> tuple[int, int]:
+        asked.append(Path(file).name)
+        return file_state(file)
+
+    source(str(path)).fingerprint(state_of)
+    assert asked == ["x.mhd", "x.raw", "x.zraw"]
+
+
 def test_nothing_is_read_of_a_header_that_lies(tmp_path: Path) -> None:
     with pytest.raises(CaseError, match="without an end"):
         parse_volume_header(b"NRRD0004\n" + b"#" * 200_000, "x.nrrd")
@@ -290,6 +337,37 @@ def test_the_affine_is_that_of_nifti(tmp_path: Path, save: Save) -> None:
     nifti = save(tmp_path / "x.nii", np.zeros((3, 4, 5), np.int16), affine)
     sitk.WriteImage(sitk.ReadImage(nifti), str(tmp_path / "x.nrrd"))
     assert np.allclose(formats.read_header(source(str(tmp_path / "x.nrrd"))).geometry.affine, affine, atol=1e-5)
+
+
+def claiming(path: Path, sides: bytes, stored: int) -> str:
+    """A packed scan of which only the header is true: it claims ``sides``, and ``stored`` bytes follow."""
+    if path.suffix == ".nrrd":
+        head = NRRD.replace(b"raw", b"gzip")
+    else:
+        head = META.replace(b"CompressedData = False", b"CompressedData = True")
+    with open(path, "wb") as stream:
+        stream.write(head.replace(b"3 4 5", sides))
+        stream.truncate(stream.tell() + stored)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["x.nrrd", "x.mha"])
+def test_a_bomb_is_refused_by_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """On a machine whose memory would hold it: else it would shape the grid of the others."""
+    monkeypatch.setattr(limits, "machine_memory", lambda: 1 << 40)
+    path = claiming(tmp_path / name, b"20000 20000 8", 7_000_000)
+    for read in (formats.read_header, formats.read_image):
+        with pytest.raises(CaseError, match=r"would expand 914 times, to 6\.4 GB"):
+            read(source(path))
+    less = claiming(tmp_path / name, b"20000 20000 8", 20_000_000)
+    assert formats.read_header(source(less)).size == (8, 20000, 20000)
+
+
+def test_a_claim_beyond_the_memory_is_refused_by_the_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path / "x.nrrd")
+    monkeypatch.setattr(limits, "machine_memory", lambda: SCAN.nbytes - 1)
+    with pytest.raises(CaseError, match="this machine has"):
+        formats.read_header(source(path))
 
 
 def empty_labels(path: Path, planes: int) -> CaseSource:

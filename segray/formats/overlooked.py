@@ -1,0 +1,69 @@
+"""Files in folders that a layout does not look into: cases that would be left out without a word."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+
+from segray import storage
+from segray.formats.findings import Findings, shown
+from segray.formats.folder import Left, real_folder, stem, walk
+from segray.formats.picture_folders import picture_stem
+
+OWN = "prediction.json"
+"""The file by which a folder is known that `segray predict` wrote: its masks and previews are no cases."""
+
+IS_FOLDER = "{} is a folder; what lies in it is left out. Move its files to {}/."
+
+_LABELS = re.compile(r"(?:.+_)?(?:masks?|segs?|segmentations?|labels?(?:Tr|Ts|Val)?)", re.IGNORECASE)
+
+
+def is_image(name: str) -> bool:
+    """True for the name of a volume file or of a picture."""
+    return stem(name) is not None or picture_stem(name) is not None
+
+
+def holds_labels(folder: str) -> bool:
+    """Whether the name of a folder says that it holds labels."""
+    return _LABELS.fullmatch(folder) is not None
+
+
+def first_below(root: str, below: str, wanted: Callable[[str], bool], left: Left, seen: set[str]) -> str | None:
+    """The first file in a folder or below it, as a path; None without one.
+
+    Folders of labels, and what segray predicted, are passed over.
+
+    Args:
+        root: the folder of the user, which no link leads out of.
+        below: the folder, by its path below ``root``.
+        wanted: whether the name of a file is that of what is looked for.
+        left: takes what a search leaves out.
+        seen: real folders that are looked at anyway; a link to one of them leads to nothing new.
+    """
+    own: list[str] = []
+    above = below.rpartition("/")[0]
+    for place, files in walk(root, left, below, seen):
+        if any(map(holds_labels, place.removeprefix(above).split("/"))) or place.startswith(tuple(own)):
+            continue
+        if OWN in files:
+            own.append(place + "/")
+            continue
+        name = next(filter(wanted, files), None)
+        if name is not None:
+            return storage.join(root, place, name)
+    return None
+
+
+def tell_folders(root: str, folder: str, names: Iterable[str], found: Findings) -> None:
+    """Make problems of the folders ``names`` in ``folder`` that hold images, where only files are looked for."""
+    below = below_root(root, folder)
+    seen = {real_folder(root), real_folder(folder)}
+    for name in names:
+        if first_below(root, storage.join(below, name), is_image, found.problems, seen) is not None:
+            reason = IS_FOLDER.format(shown(name), below.rpartition("/")[2])
+            found.problems.append((shown(storage.join(below, name)), reason))
+
+
+def below_root(root: str, folder: str) -> str:
+    """The path of a folder relative to ``root``, which it lies in or is."""
+    return folder[len(root) :].strip("/")
