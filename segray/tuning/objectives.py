@@ -8,6 +8,9 @@ from collections.abc import Collection, Sequence
 from segray.errors import UsageError
 from segray.tuning.records import LOWER_IS_BETTER
 
+OF_STRUCTURE = "val_dice_"
+"""An objective is this and the name of a structure: the Dice of that structure."""
+
 
 def check_objectives(objectives: Sequence[str], structures: Sequence[str], *, validated: bool) -> None:
     """Whether trainings will have a value of each objective: else each would train to its end, and fail then.
@@ -34,10 +37,6 @@ def check_objectives(objectives: Sequence[str], structures: Sequence[str], *, va
                 f"The shards have no validation cases, and so no trial would have the objective {name}.",
                 mend="Ingest with ingest.split.validation, or sweep for train_loss.",
             )
-
-
-OF_STRUCTURE = "val_dice_"
-"""An objective is this and the name of a structure: the Dice of that structure."""
 
 
 def refuse_unshown(objectives: Sequence[str], shown: Collection[str]) -> None:
