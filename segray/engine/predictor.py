@@ -132,7 +132,8 @@ class Predictor:
             background, and what has no threshold, always does.
 
         Raises:
-            CaseError: the voxels are no volume, have other channels than the bundle's network, or do not fit its grid.
+            CaseError: the voxels are no volume, have other channels than the bundle's network, or do not fit its grid;
+                the network's scores are not finite, as those of fp16 may be.
         """
         volumes = None if voxel_ml is None else [voxel_ml]
         return self._predict([(voxels, spacing)], probabilities, statistics, volumes)[0]
@@ -150,7 +151,7 @@ class Predictor:
             voxel_ml: of each, as :meth:`predict` takes it.
 
         Raises:
-            CaseError: as :meth:`predict`, for the first such case, before any is predicted.
+            CaseError: as :meth:`predict`, for the first such case, before any is predicted; for scores behind all.
         """
         return self._predict(cases, None, voxel_ml=voxel_ml)
 
@@ -287,7 +288,9 @@ class Predictor:
             scores, labels = self._slab(members, pieces, sums, clock)
         except torch.OutOfMemoryError:
             return False
-        for piece, found, one in zip(pieces, labels, sums, strict=True):
+        parts = torch.split(scores, [len(piece.slices) for piece in pieces])
+        for piece, found, one, part in zip(pieces, labels, sums, parts, strict=True):
+            results[piece.number].check(part)
             results[piece.number].add(piece.slices, found, one)
         if sink is not None:
             with clock.stage("labels"):

@@ -318,3 +318,22 @@ def test_nets_that_do_not_go_together_are_told(tmp_path: Path) -> None:
         Predictor([one, two], EXACT)
     with pytest.raises(UsageError, match="have other structures"):
         Predictor([one, _bundle(tmp_path / "c", _native(32, 48), structures=2)], EXACT)
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+@pytest.mark.parametrize("members", [1, 2])
+def test_scores_that_overflow_are_no_empty_mask(tmp_path: Path, overlapping: bool, members: int) -> None:
+    bundle = _bundle(tmp_path, _native(16, 24))
+    # Within float32, beyond fp16's 65504.
+    last = "decoder.1.1.norm.weight"
+    large = {**bundle.weights, last: 1e7 * bundle.weights[last]}
+    label_map = LabelMap.of_names(f"s{n}" for n in range(4 if overlapping else 3))
+    bundle = replace(bundle, weights=large, label_map=replace(label_map, overlapping=overlapping))
+    cases = [(_voxels(5, 16, 24), SPACING), (_voxels(3, 16, 24), SPACING)]
+    for labels in Predictor([bundle] * members, EXACT).predict_many(cases):
+        assert labels.any()
+    half = Predictor([bundle] * members, PredictConfig(precision="fp16", gpu="no"))
+    with pytest.raises(CaseError, match=r"are no finite numbers.*predict\.precision=float32"):
+        half.predict(*cases[0])
+    with pytest.raises(CaseError, match="are no finite numbers"):
+        half.predict_many(cases)
