@@ -17,6 +17,7 @@ MEANINGS: Mapping[Kind, tuple[str, Grade, str]] = {
     "single": ("single-slices", "warning", "A case needs two slices: fetch the rest, or take the series away."),
     "modality": ("other-modalities", "warning", "To use them, take a folder without CTs."),
     "files": ("files-left-out", "warning", "Convert those that are cases or labels; take the others away."),
+    "unnamed": ("pictures-unnamed", "warning", "Annotate those to train on; segray predict takes all of them."),
     "others": ("files-not-read", "note", ""),
 }
 """Kind of a note to the code, the grade and the mend of its finding."""

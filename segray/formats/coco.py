@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,10 @@ from segray.errors import CaseError
 from segray.formats.coco_file import CocoFile, CocoImage, load_coco
 from segray.formats.coco_labels import IMAGE
 from segray.formats.findings import Findings, shown
-from segray.formats.folder import is_file, leads_out, listing
+from segray.formats.folder import Left, is_file, leads_out, listing
 from segray.formats.label_names import mask_labels
+from segray.formats.note import Note
+from segray.formats.overlooked import below_root, files_below
 from segray.formats.picture_folders import channel_details, picture_stem, split_folders, unique_ids
 from segray.formats.source import SPLITS, CaseSource, Discovery
 
@@ -42,6 +44,11 @@ class _Set:
     folder: str
     name: str
     split: str
+
+    @property
+    def is_beside(self) -> bool:
+        """Whether the annotations lie beside the images, as Roboflow has them."""
+        return self.path.rsplit("/", 1)[-1] == BESIDE
 
 
 @dataclass
@@ -80,7 +87,7 @@ def read_coco(root: str, found: Findings) -> Discovery:
             if _is_left_out(entry, one, found):
                 continue
             found.add(_source(ids[one.told.name, stem], entry, path, one, look))
-        _add_unnamed(one, look, found)
+    _add_unnamed(root, sets, look, found)
     _tell(sets, found)
     return found.finish("coco", label_map)
 
@@ -183,16 +190,48 @@ def _is_left_out(entry: CocoImage, one: _Found, found: Findings) -> bool:
     )
 
 
-def _add_unnamed(one: _Found, look: Mapping[str, Any], found: Findings) -> None:
-    """Pictures beside the named ones: cases without labels, so that they can be predicted."""
-    if one.told.path.rsplit("/", 1)[-1] != BESIDE:
-        return
-    named = {path.rsplit("/", 1)[-1] for _, path in one.images.values()}
-    for name in listing(one.told.folder)[1]:
-        stem = picture_stem(name)
-        if stem is not None and name not in named:
-            path = storage.join(one.told.folder, name)
-            found.add(CaseSource(stem, path, kind="picture", split=one.told.split, details=dict(look)))
+def _add_unnamed(root: str, sets: Sequence[_Found], look: Mapping[str, Any], found: Findings) -> None:
+    """Pictures that no annotation file names: cases without labels, so that they can be predicted.
+
+    An archive that keeps annotations apart has whole folders of them: for a training they are only counted.
+    """
+    named = {storage.join(one.told.folder, entry.file_name) for one in sets for entry in one.file.images.values()}
+    counted = 0
+    seen: set[str] = set()
+    for place in _places(root, sets):
+        for stem, path in _pictures(place, root, seen, found):
+            if path in named:
+                continue
+            if place.is_beside or not found.labelled:
+                found.add(CaseSource(stem, path, kind="picture", split=place.split, details=dict(look)))
+            else:
+                counted += 1
+    if counted:
+        found.notes.append(Note(f"{counted} pictures are named by no annotation file, and are left out.", "unnamed"))
+
+
+def _places(root: str, sets: Sequence[_Found]) -> list[_Set]:
+    """Where pictures may lie: the folders of the sets, and all of ``images/`` where annotations are kept apart."""
+    places = [one.told for one in sets]
+    images = storage.join(root, "images")
+    if any(not one.is_beside for one in places) and all(one.folder != images for one in places):
+        places.append(_Set("", images, "images", ""))
+    return places
+
+
+def _pictures(place: _Set, root: str, seen: set[str], found: Findings) -> Iterator[tuple[str, str]]:
+    """(stem, path) of the pictures of a place; what lies below is looked at where it holds nothing but pictures."""
+    below = below_root(root, place.folder)
+    told: Left = []
+    flat = place.is_beside or not below
+    folders = [(below, listing(place.folder, root)[1])] if flat else files_below(root, below, told, seen)
+    for folder, files in folders:
+        inside = folder[len(below) :].strip("/")
+        for name in files:
+            stem = picture_stem(storage.join(inside, name).replace("/", "_"))
+            if stem is not None:
+                yield stem, storage.join(root, folder, name)
+    found.problems += [one for one in told if one not in found.problems]
 
 
 def _used(sets: Sequence[_Found], found: Findings) -> list[str]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-Kind = Literal["odd", "twice", "gap", "between", "lost", "overview", "single", "modality", "files", "others"]
+Kind = Literal["odd", "twice", "gap", "between", "lost", "overview", "single", "modality", "files", "others", "unnamed"]
 """What a note tells of.
 
 Of a case: ``odd`` is good to know; ``twice``: slices that lie there twice; ``gap``: a structure is not drawn on slices
 between others; ``between``: contours that are left out for nearer ones; ``lost``: labels that are left out.
 Of a folder: ``overview``, ``single`` and ``modality``: series that are left out as scouts, for their single slice, or
-beside CTs; ``files``: files that are left out and may be cases; ``others``: files that are none.
+beside CTs; ``files``: files that are left out and may be cases; ``others``: files that are none; ``unnamed``:
+pictures that no annotation file names.
 """
 
 

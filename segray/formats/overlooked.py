@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from segray import storage
 from segray.formats.findings import Findings, shown
@@ -28,15 +28,14 @@ def holds_labels(folder: str) -> bool:
     return _LABELS.fullmatch(folder) is not None
 
 
-def first_below(root: str, below: str, wanted: Callable[[str], bool], left: Left, seen: set[str]) -> str | None:
-    """The first file in a folder or below it, as a path; None without one.
+def files_below(root: str, below: str, left: Left, seen: set[str]) -> Iterator[tuple[str, list[str]]]:
+    """A folder and those below it as (path relative to ``root``, file names), as :func:`walk` has them.
 
     Folders of labels, and what segray predicted, are passed over.
 
     Args:
         root: the folder of the user, which no link leads out of.
         below: the folder, by its path below ``root``.
-        wanted: whether the name of a file is that of what is looked for.
         left: takes what a search leaves out.
         seen: real folders that are looked at anyway; a link to one of them leads to nothing new.
     """
@@ -47,7 +46,13 @@ def first_below(root: str, below: str, wanted: Callable[[str], bool], left: Left
             continue
         if OWN in files:
             own.append(place + "/")
-            continue
+        else:
+            yield place, files
+
+
+def first_below(root: str, below: str, wanted: Callable[[str], bool], left: Left, seen: set[str]) -> str | None:
+    """The first file of :func:`files_below` whose name is ``wanted``, as a path; None without one."""
+    for place, files in files_below(root, below, left, seen):
         name = next(filter(wanted, files), None)
         if name is not None:
             return storage.join(root, place, name)

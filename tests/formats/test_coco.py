@@ -16,6 +16,7 @@ from segray.case import LabelMap
 from segray.config import IngestConfig, parse_config
 from segray.errors import CaseError, UsageError
 from segray.formats.coco_file import load_coco
+from segray.formats.note import kind_of
 
 SQUARE = [10, 5, 20, 5, 20, 15, 10, 15]
 
@@ -180,6 +181,38 @@ def test_pictures_that_are_missing_and_pictures_that_nobody_names(tmp_path: Path
     assert [case.case_id for case in found.cases] == ["a", "extra"]
     assert ("extra", "The image has no labels.") in found.problems
     assert any(name == "gone.png" and "is not in" in reason for name, reason in found.problems)
+
+
+@pytest.mark.parametrize("folder", ["all", "images/all", "images", "."])
+def test_pictures_that_no_annotation_file_names_are_predicted_and_counted(tmp_path: Path, folder: str) -> None:
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / folder / name)
+    write(tmp_path / "annotations" / "instances_all.json", [image(1, "a.png")], [outline(1, 1, 1, [SQUARE])])
+    to_predict = formats.discover(str(tmp_path), settings(), labelled=False)
+    assert [(case.case_id, case.has_labels) for case in to_predict.cases] == [("a", True), ("b", False)]
+    assert to_predict.problems == []
+    to_train = formats.discover(str(tmp_path), settings())
+    assert ([case.case_id for case in to_train.cases], to_train.problems) == (["a"], [])
+    told = next(note for note in to_train.notes if note.startswith("1 pictures are named by no annotation file"))
+    assert kind_of(told) == "unnamed"
+
+
+def test_folders_of_pictures_without_annotations_are_predicted(tmp_path: Path) -> None:
+    """COCO keeps pictures of a test beside those that have annotations."""
+    for name in ("train2017/p1/a.png", "train2017/p1/b.png", "test2017/c.png", "train2017/a_masks/a.png"):
+        picture(tmp_path / "images" / name)
+    write(tmp_path / "annotations" / "instances_train2017.json", [image(1, "p1/a.png")], [outline(1, 1, 1, [SQUARE])])
+    write(tmp_path / "annotations" / "instances_val2017.json", [], [])
+    picture(tmp_path / "annotations" / "pixelmaps" / "a.png")
+    found = formats.discover(str(tmp_path), settings(), labelled=False)
+    assert [case.case_id for case in found.cases] == ["p1_a", "p1_b", "test2017_c"]
+    assert found.problems == []
+
+
+def test_a_picture_that_has_the_name_of_another_elsewhere_is_not_taken_for_it(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    found = roboflow(tmp_path, [image(0, "p1/a.png")], [outline(0, 0, 1, [SQUARE])])
+    assert [case.case_id for case in found.cases] == ["a", "p1_a"]
 
 
 def test_nonsense_ids_are_rows_and_the_rest_is_unharmed(tmp_path: Path) -> None:
