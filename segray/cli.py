@@ -180,6 +180,15 @@ def train(
         config, overrides, train__shards=shards, train__run=run, train__start_from=start_from, ingest__format=layout
     )
 
+    if resume:
+        from segray.cli_sweep import refuse_beside_resume
+
+        named = {"CONFIG": config, "--shards": shards, "--run": run, "--start-from": start_from, "--format": layout}
+        mend = (
+            "Leave it out; settings of ray and privacy are taken, and a limit can be raised in the run's config.yaml."
+        )
+        refuse_beside_resume(named, overrides or [], "training", mend)
+
     from segray.cli_display import TrainLine, print_note, print_plan, print_train
     from segray.pipelines.live import Planner
     from segray.pipelines.train import train as start

@@ -28,6 +28,11 @@ SETTINGS_SHOWN = 4
 TAKEN = ("ray.", "privacy.")
 """Settings that a sweep takes when it is resumed."""
 
+MEND = (
+    "Leave it out; --trials, --minutes and settings of ray and privacy are taken. "
+    "Or begin another sweep that learns from this one by tune.earlier."
+)
+
 EVERY_S = 2.0
 PLAIN_EVERY_S = 15.0
 
@@ -67,20 +72,23 @@ class SweepLive:
             self._console.print(Text(plain_line(reader.view())), soft_wrap=True)
 
 
-def refuse_beside_resume(named: Mapping[str, str | None], overrides: Sequence[str]) -> None:
-    """Raise UsageError where ``--resume`` is given what it would not look at: arguments, or settings of the sweep.
+def refuse_beside_resume(
+    named: Mapping[str, str | None], overrides: Sequence[str], what: str = "sweep", mend: str = MEND
+) -> None:
+    """Raise UsageError where ``--resume`` is given what it would not look at: arguments, or settings.
 
     Args:
         named: what an argument is called, and its value; None where it is not given.
         overrides: ``key=value`` as --set takes them.
+        what: goes on.
+        mend: what to do instead.
     """
     ignored = [name for name, value in named.items() if value is not None]
     ignored += [f"--set {one.partition('=')[0].strip()}" for one in overrides if not one.strip().startswith(TAKEN)]
     if ignored:
         raise UsageError(
-            f"--resume goes on with the settings that the sweep began with, and {ignored[0]} would change nothing.",
-            mend="Leave it out; --trials, --minutes and settings of ray and privacy are taken. "
-            "Or begin another sweep that learns from this one by tune.earlier.",
+            f"--resume goes on with the settings that the {what} began with, and {ignored[0]} would change nothing.",
+            mend=mend,
         )
 
 

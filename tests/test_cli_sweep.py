@@ -143,6 +143,18 @@ def test_what_resume_would_not_look_at_is_refused(sweep: SweepFolder, tmp_path: 
     refuse_beside_resume({"--space": None}, ["ray.cpus=2", "privacy.hash_ids=true"])
 
 
+def test_a_resumed_training_refuses_what_it_would_not_look_at(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text("")
+    for words, said in (
+        ([str(tmp_path / "my.yaml")], "CONFIG"),
+        (["--shards", "other"], "--shards"),
+        (["--set", "ray.cpus=2", "--set", "train.epochs=9"], "--set train.epochs"),
+    ):
+        found = CliRunner().invoke(app, ["train", "--resume", str(tmp_path / "run"), *words])
+        assert isinstance(found.exception, UsageError), words
+        assert f"the training began with, and {said} would change nothing" in str(found.exception)
+
+
 def test_a_raised_number_of_trials_is_seen(sweep: SweepFolder) -> None:
     reader = SweepReader(sweep.path)
     assert reader.view().trials == 10

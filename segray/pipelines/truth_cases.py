@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from segray import formats, storage
 from segray.case import LabelMap
@@ -14,6 +12,7 @@ from segray.errors import UsageError
 from segray.formats.source import CaseSource
 from segray.pipelines.ledger import Ledger
 from segray.pipelines.predict import PREDICTION
+from segray.report.folders import read_json
 
 NAMED = 5
 """Cases, or structures, that a sentence names."""
@@ -122,7 +121,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _bundle_split(folder: str) -> dict[str, set[str]]:
-    facts: dict[str, Any] = json.loads(storage.read_text(storage.join(folder, PREDICTION)))
+    facts = read_json(storage.join(folder, PREDICTION))
     return {name: set(cases) for name, cases in facts.get("split", {}).items()}
 
 
