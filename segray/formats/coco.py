@@ -195,13 +195,13 @@ def _add_unnamed(root: str, sets: Sequence[_Found], look: Mapping[str, Any], fou
 
     An archive that keeps annotations apart has whole folders of them: for a training they are only counted.
     """
-    named = {storage.join(one.told.folder, entry.file_name) for one in sets for entry in one.file.images.values()}
+    named = {
+        f"{one.told.folder}/{posixpath.normpath(entry.file_name)}" for one in sets for entry in one.file.images.values()
+    }
     counted = 0
     seen: set[str] = set()
     for place in _places(root, sets):
-        for stem, path in _pictures(place, root, seen, found):
-            if path in named:
-                continue
+        for stem, path in _pictures(place, root, named, seen, found):
             if place.is_beside or not found.labelled:
                 found.add(CaseSource(stem, path, kind="picture", split=place.split, details=dict(look)))
             else:
@@ -219,18 +219,19 @@ def _places(root: str, sets: Sequence[_Found]) -> list[_Set]:
     return places
 
 
-def _pictures(place: _Set, root: str, seen: set[str], found: Findings) -> Iterator[tuple[str, str]]:
-    """(stem, path) of the pictures of a place; what lies below is looked at where it holds nothing but pictures."""
+def _pictures(place: _Set, root: str, named: set[str], seen: set[str], found: Findings) -> Iterator[tuple[str, str]]:
+    """(stem, path) of the pictures of a place that are not ``named``; below the root itself nothing is looked at."""
     below = below_root(root, place.folder)
     told: Left = []
     flat = place.is_beside or not below
     folders = [(below, listing(place.folder, root)[1])] if flat else files_below(root, below, told, seen)
     for folder, files in folders:
-        inside = folder[len(below) :].strip("/")
-        for name in files:
-            stem = picture_stem(storage.join(inside, name).replace("/", "_"))
+        here = storage.join(root, folder).rstrip("/")
+        inside = here[len(place.folder) + 1 :].replace("/", "_")
+        for path, name in ((f"{here}/{name}", name) for name in files):
+            stem = None if path in named else picture_stem(name)
             if stem is not None:
-                yield stem, storage.join(root, folder, name)
+                yield f"{inside}_{stem}" if inside else stem, path
     found.problems += [one for one in told if one not in found.problems]
 
 

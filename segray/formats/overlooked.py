@@ -13,7 +13,7 @@ from segray.formats.picture_folders import picture_stem
 OWN = "prediction.json"
 """The file by which a folder is known that `segray predict` wrote: its masks and previews are no cases."""
 
-IS_FOLDER = "{} is a folder; what lies in it is left out. Move its files to {}/."
+IS_FOLDER = "This is a folder; what lies in it is left out. Move its files to {}/."
 
 _LABELS = re.compile(r"(?:.+_)?(?:masks?|segs?|segmentations?|labels?(?:Tr|Ts|Val)?)", re.IGNORECASE)
 
@@ -65,7 +65,7 @@ def tell_folders(root: str, folder: str, names: Iterable[str], found: Findings) 
     seen = {real_folder(root), real_folder(folder)}
     for name in names:
         if first_below(root, storage.join(below, name), is_image, found.problems, seen) is not None:
-            reason = IS_FOLDER.format(shown(name), below.rpartition("/")[2])
+            reason = IS_FOLDER.format(below.rpartition("/")[2])
             found.problems.append((shown(storage.join(below, name)), reason))
 
 

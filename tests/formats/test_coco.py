@@ -201,11 +201,11 @@ def test_folders_of_pictures_without_annotations_are_predicted(tmp_path: Path) -
     """COCO keeps pictures of a test beside those that have annotations."""
     for name in ("train2017/p1/a.png", "train2017/p1/b.png", "test2017/c.png", "train2017/a_masks/a.png"):
         picture(tmp_path / "images" / name)
-    write(tmp_path / "annotations" / "instances_train2017.json", [image(1, "p1/a.png")], [outline(1, 1, 1, [SQUARE])])
+    write(tmp_path / "annotations" / "instances_train2017.json", [image(1, "p1//a.png")], [outline(1, 1, 1, [SQUARE])])
     write(tmp_path / "annotations" / "instances_val2017.json", [], [])
     picture(tmp_path / "annotations" / "pixelmaps" / "a.png")
     found = formats.discover(str(tmp_path), settings(), labelled=False)
-    assert [case.case_id for case in found.cases] == ["p1_a", "p1_b", "test2017_c"]
+    assert [case.case_id for case in found.cases] == ["p1__a", "p1_b", "test2017_c"]
     assert found.problems == []
 
 

@@ -273,7 +273,7 @@ def test_folders_among_the_pictures_are_problems(tmp_path: Path, labelled: bool)
     assert (found.format, [case.case_id for case in found.cases]) == ("frames", ["a"])
     reasons = dict(found.problems)
     assert list(reasons) == ["frames/g02", "frames/g03", *(["masks/g02"] if labelled else [])]
-    assert reasons["frames/g02"] == "g02 is a folder; what lies in it is left out. Move its files to frames/."
+    assert reasons["frames/g02"] == "This is a folder; what lies in it is left out. Move its files to frames/."
 
 
 def test_folders_among_the_pictures_of_a_split_are_problems(tmp_path: Path) -> None:

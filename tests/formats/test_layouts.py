@@ -316,7 +316,7 @@ def test_folders_among_the_files_of_pairs_are_problems(fill: Any, labelled: bool
     reasons = dict(discovery.problems)
     of_labels = ["labels/hospital_b"] if labelled else []
     assert list(reasons) == ["images/deep", "images/hospital_b", "images/pictures", *of_labels]
-    told = "hospital_b is a folder; what lies in it is left out. Move its files to images/."
+    told = "This is a folder; what lies in it is left out. Move its files to images/."
     assert reasons["images/hospital_b"] == told
 
 
