@@ -14,9 +14,9 @@ from PIL import Image
 from segray import formats
 from segray.case import LabelMap
 from segray.config import parse_config
-from segray.pipelines.evaluate import _as_predicted, _unnamed
 from segray.pipelines.ingest import ingest
 from segray.pipelines.predict import _as_trained
+from segray.pipelines.truth_cases import _as_predicted, _unnamed
 from segray.shards.manifest import load_manifest
 
 SQUARE = [4, 4, 20, 4, 20, 20, 4, 20]
@@ -66,6 +66,6 @@ def test_evaluation_knows_whether_labels_overlap_and_says_what_the_truth_does_no
         Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / folder / "a.png")
     label_map = LabelMap({"lung": 1, "infection": 2}, overlapping=True)
     found = formats.discover(str(tmp_path), _as_predicted(parse_config({}).ingest, label_map))
-    assert "names no infection" in _unnamed(label_map, found)[0]
+    assert "names no infection" in _unnamed(label_map, found.label_map)[0]
     named = parse_config({"ingest": {"labels": {"lung": 1, "infection": 2}}}).ingest
-    assert _unnamed(label_map, formats.discover(str(tmp_path), _as_predicted(named, label_map))) == []
+    assert _unnamed(label_map, formats.discover(str(tmp_path), _as_predicted(named, label_map)).label_map) == []
