@@ -59,16 +59,6 @@ def waiting(write: Callable[[], Result]) -> Result:
         time.sleep(LOOK_S)
 
 
-def comes(is_there: Callable[[], bool]) -> bool:
-    """Whether ``is_there`` holds within the patience of the process; it is asked again and again."""
-    began = time.monotonic()
-    while not is_there():
-        if time.monotonic() - began >= _patience:
-            return False
-        time.sleep(LOOK_S)
-    return True
-
-
 def is_away(error: BaseException | None) -> bool:
     """Whether an error, or what caused it, is that of a disk that may come back."""
     while error is not None:

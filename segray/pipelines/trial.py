@@ -20,7 +20,7 @@ from segray.engine.latency import slice_latency
 from segray.errors import SegrayError
 from segray.nets.bundle import load_bundle
 from segray.nets.start import load_start
-from segray.outage import be_patient, comes
+from segray.outage import be_patient
 from segray.pipelines.failures import reason_for
 from segray.pipelines.folds import training_manifest
 from segray.pipelines.live import hide_names
@@ -64,27 +64,17 @@ class TrialActor(Trainable):  # type: ignore[misc]
         return True
 
     def step(self) -> dict[str, Any]:
-        """An epoch; on a node that lost the shards a while later, once they are there again."""
-        run = RunFolder(self._told["run"])
+        """An epoch."""
         try:
-            try:
-                return self._epoch()
-            except Exception as error:
-                if failure_of(error)["infeasible"] or _sees_shards(run.path) or not _shards_come(run):
-                    raise
-                self.cleanup()
-                return self._epoch()
+            if self._work is not None:
+                return self._work.epoch()
+            self._work = _work_of(self._told)
+            return {**self._work.epoch(), "before": self._work.before}
         except Exception as error:
-            run.log(f"trial failed:\n{traceback.format_exc().rstrip()}", "error")
+            RunFolder(self._told["run"]).log(f"trial failed:\n{traceback.format_exc().rstrip()}", "error")
             failure = failure_of(error)
-            failure["outside"] |= not failure["infeasible"] and not _sees_shards(run.path)
+            failure["outside"] |= not failure["infeasible"] and not _sees_shards(self._told["run"])
             return {"done": True, "epoch": 0, "value": math.nan, **failure}
-
-    def _epoch(self) -> dict[str, Any]:
-        if self._work is not None:
-            return self._work.epoch()
-        self._work = _work_of(self._told)
-        return {**self._work.epoch(), "before": self._work.before}
 
     def cleanup(self) -> None:
         """Let go of what the trial held."""
@@ -127,15 +117,6 @@ def _sees_shards(folder: str) -> bool:
     except (SegrayError, OSError):
         return False
     return True
-
-
-def _shards_come(run: RunFolder) -> bool:
-    """Wait for shards that this node does not see: a trial that fails at once makes room for the next to fail."""
-    run.log(f"{socket.gethostname()} does not see the shards; the trial waits for them", "warning")
-    found = comes(lambda: _sees_shards(run.path))
-    if found:
-        run.log("the shards are there again; the trial goes on from its last checkpoint")
-    return found
 
 
 def _work_of(told: dict[str, Any]) -> LoneTraining | GroupTraining | EndedTraining:

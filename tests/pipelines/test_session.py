@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,17 +12,15 @@ import torch
 from tiny_shards import tiny_config, tiny_shards
 from train_here import train_here, train_unrated
 
-from segray import outage
-from segray.config import Config, dump_config, load_config
+from segray.config import Config, load_config
 from segray.engine.trainer import load_state, save_state
 from segray.engine.validation import Validator
 from segray.phantoms import make_phantoms
-from segray.pipelines import session, trial
+from segray.pipelines import session
 from segray.pipelines.ingest import ingest
 from segray.pipelines.run_folder import METRICS, RunFolder
 from segray.pipelines.seat import LoneSeat
 from segray.pipelines.session import Session
-from segray.pipelines.trial import TrialActor
 
 SETTINGS = (
     "net.features=[4,8]",
@@ -114,37 +111,6 @@ def test_an_epoch_of_losses_that_are_not_finite_ends_in_words(shards: Path, tmp_
     config = _config(shards, tmp_path / "run", "optim.accumulate=64", "optim.lr=1e30", "optim.warmup_steps=0")
     with pytest.raises(Exception, match="No step of the epoch had a finite loss"):
         train_here(config)
-
-
-def test_a_trial_waits_for_shards_that_its_node_does_not_see(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shards = Path(shutil.copytree(shards, tmp_path / "shards"))
-    run = RunFolder(str(tmp_path / "run"))
-    run.begin(dump_config(_config(shards, tmp_path / "run")))
-    away = tmp_path / "away"
-    shards.rename(away)
-    monkeypatch.setattr(outage, "LOOK_S", 0.0)
-    looks: list[bool] = []
-
-    def look(folder: str) -> bool:
-        looks.append(sees(folder))
-        if len(looks) == 3:
-            away.rename(shards)
-        return looks[-1]
-
-    sees = trial._sees_shards
-    monkeypatch.setattr(trial, "_sees_shards", look)
-    actor = object.__new__(TrialActor)
-    with outage.patient(60.0):
-        actor.setup({"run": run.path, "threads": 1, "gpus": 0})
-        outage.be_patient(60.0)
-        told = actor.step()
-        actor.cleanup()
-    assert looks == [False, False, False, True]
-    assert "failed" not in told
-    assert (told["epoch"], told["before"]) == (1, [])
-    assert "does not see the shards" in (tmp_path / "run" / "run.log").read_text()
 
 
 class Clock:

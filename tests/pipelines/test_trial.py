@@ -59,7 +59,6 @@ def test_a_trial_whose_shards_are_away_says_so(tmp_path: Path) -> None:
     (shards / "manifest.json").unlink()
     with outage.patient(0.0):  # afterwards this process is as patient as before
         actor.setup({"run": run.path, "threads": 1, "gpus": 0})
-        outage.be_patient(0.0)
         failed = actor.step()
     assert (failed["done"], failed["outside"]) == (True, True)
     assert "holds no shards" in failed["failed"]
