@@ -77,7 +77,7 @@ def discover_folder(source: str, config: IngestConfig, *, labelled: bool = True)
         return group_patients(found, config.split.pattern) if labelled else found
     if found.problems:
         where, reason = privacy.hide_case(found.problems[0][0]), found.problems[0][1]
-        raise UsageError(f"{source} holds no usable case; the first problem is {where}: {reason}")
+        raise UsageError(f"{source} holds no usable case in the layout {kind}; the first problem is {where}: {reason}")
     raise UsageError(f"{source} holds no cases in the layout {kind}.", mend=MEND)
 
 
