@@ -246,7 +246,7 @@ def test_absent_and_empty_folders_are_told(tmp_path: Path, fill: Any) -> None:
         found(tmp_path / "none")
     with pytest.raises(UsageError, match="holds no cases"):
         found(tmp_path)
-    with pytest.raises(UsageError, match="no usable case; the first problem"):
+    with pytest.raises(UsageError, match="no usable case in the layout images; the first problem"):
         found(fill("bad name!.nii.gz"))
 
 
