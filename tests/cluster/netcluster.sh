@@ -86,8 +86,9 @@ ssh_node() { local i=$1; shift
   ssh -q -i "$STATE/key" -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o ConnectTimeout=2 \
       -o LogLevel=ERROR "root@$(node_ip "$i")" "$@"; }
 
-cut_node() { # power cut: SIGKILL for every process of the node, link gone; what lies on its disk stays
+cut_node() { # power cut: link gone, SIGKILL for every process of the node; what lies on its disk stays
   local i=$1 d=$STATE/node$1
+  ip link set "$NAME${i}h" down 2>/dev/null || true # first: a host without power closes no connection
   [[ -f $d/holder.pid ]] && kill -9 "$(cat "$d/holder.pid")" 2>/dev/null || true
   rm -f "$d/holder.pid"
   ip netns del "$NAME$i" 2>/dev/null || true

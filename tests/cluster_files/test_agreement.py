@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -129,7 +130,25 @@ def test_workers_compete_and_tell_nobody() -> None:
     for spec in kuberay():
         for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
             found = {entry["name"]: entry["value"] for entry in group["template"]["spec"]["containers"][0]["env"]}
-            assert found == {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+            assert (found["RAY_worker_niceness"], found["RAY_USAGE_STATS_ENABLED"]) == ("0", "0")
+
+
+def test_every_cluster_gives_up_calls_to_a_host_without_power() -> None:
+    """Told by the head, so that drivers have it too; in pods by the environment, which all of them share."""
+    told = re.search(r"^CALLS='(.*)'$", text_of("cluster/start-node.sh"), re.MULTILINE)
+    assert told is not None
+    milliseconds = json.loads(told[1])
+    assert milliseconds == {"grpc_client_keepalive_time_ms": 20000, "grpc_client_keepalive_timeout_ms": 20000}
+    for name in LAUNCHER[1:]:
+        head, worker = start_commands(name)
+        assert f"--system-config='{told[1]}'" in head, name
+        assert "--system-config" not in worker, name
+    for spec in kuberay():
+        for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+            environment = group["template"]["spec"]["containers"][0]["env"]
+            found = {one["name"]: one.get("value") for one in environment}
+            for key, value in milliseconds.items():
+                assert found[f"RAY_{key}"] == str(value)
 
 
 def test_one_shared_folder() -> None:

@@ -181,7 +181,9 @@ def test_ray_takes_the_arguments(host: Host) -> None:
     command, _ = host.start(*HEAD)
     used = {word.split("=")[0] for word in command.split()[2:]}
     assert used <= known, used - known
-    assert start.make_context("start", command.split()[2:]).params["metrics_export_port"] == 8080
+    taken = start.make_context("start", command.split()[2:]).params
+    assert taken["metrics_export_port"] == 8080
+    assert taken["system_config"]["grpc_client_keepalive_time_ms"] == 20000
     assert isinstance(start.make_context("start", ["--head"]), Context)
 
 
