@@ -15,8 +15,8 @@ of the same size, stay.
 Seen with 6 epochs, which is 165 steps a fold: two seeds of the base gave 0.477 and 0.364, so that nothing between them
 tells of a setting (focal 0.464; infection weighing three times 0.254). Hence 20 epochs.
 Neither do 10 epochs of nets of half the width on 64 pixels, 16 at a time: 0.262 and 0.148. With 8 at a time and 20
-epochs (`--epochs 20 --batch 8 --side 64 --features 8 16 32 64`) two seeds agree within 0.034; such a row took 22 to
-25 minutes beside other work.
+epochs (`--epochs 20 --batch 8 --side 64 --features 8 16 32 64`) two seeds agree within 0.034; such a row took 16 to
+32 minutes, the quick ones on a machine that did nothing else.
 """
 
 from __future__ import annotations
