@@ -113,7 +113,9 @@ def lock_storage(cluster: UserCluster, _number: int, seconds: float = LONG_S) ->
     """The shared folder is read-only on all hosts for a while; files that are open stay writable."""
     everyone = range(1 + cluster.workers)
     for number in everyone:
-        cluster.ssh(number, "mount --bind /mnt /mnt && mount -o remount,bind,ro /mnt")
+        # Busy for as long as a file that was opened in between is being written.
+        lock = "for _ in $(seq 50); do mount -o remount,bind,ro /mnt && exit 0; sleep 0.2; done; exit 1"
+        cluster.ssh(number, f"mount --bind /mnt /mnt && {{ {lock}; }}")
     time.sleep(seconds)
     for number in everyone:
         cluster.ssh(number, "umount -l /mnt")
