@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cluster.faults import kill_worker, lock_storage
+from tests.cluster.faults import cut_power, kill_worker, lock_storage, power_on
 from tests.cluster.hosts import ROOT, can_make_hosts, history_of, ledger_of, mask_voxels, rows_of
 from tests.cluster.user_cluster import UserCluster
 
@@ -132,6 +132,26 @@ def test_three_hosts_predict_the_masks_of_one_though_none_can_write_for_a_while(
         np.testing.assert_array_equal(voxels, mask_voxels(cluster.shared / "predictions" / "masks" / mask.name))
         shown += int(np.count_nonzero(voxels))
     assert shown > 0, "the net labels nothing, so equal masks show nothing"
+
+
+def test_a_prediction_goes_on_soon_after_a_host_has_lost_its_power(cluster: UserCluster, run: Path) -> None:
+    """By Ray's own settings the tasks of such a host begin anew only after seven minutes."""
+    folder = cluster.shared / "after-cut"
+    job = cluster.submit(
+        "predict", "/mnt/run/bundle", "/mnt/cases", "/mnt/after-cut", "--config", str(cluster.state / "my.yaml")
+    )
+    cluster.wait_for(lambda: any(folder.glob("masks/*")), "a mask", 240)
+    cut_power(cluster, 1)
+    ended = cluster.ended(job, 300)
+    assert ended.code == 0, ended.told[-3000:]
+    assert {row["status"] for row in ledger_of(folder)} == {"ok"}
+    masks = sorted((folder / "masks").iterdir())
+    assert len(masks) == CASES
+    for mask in masks:
+        before = cluster.shared / "predictions" / "masks" / mask.name
+        np.testing.assert_array_equal(mask_voxels(mask), mask_voxels(before))
+    power_on(cluster, 1)
+    cluster.wait_for(lambda: cluster.alive() == 4, "the host is back", 240)
 
 
 def test_ray_down_leaves_nothing_behind(cluster: UserCluster) -> None:
