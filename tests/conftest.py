@@ -122,17 +122,18 @@ def s3(s3_server: dict[str, str], new_bucket: Callable[[], str], monkeypatch: py
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--third N``: CI takes another third of the long tests each time."""
-    parser.addoption("--third", type=int, choices=(0, 1, 2), help="of the modules with long tests every third only")
+    """``--share K/N``: CI takes another share of the long tests each time."""
+    parser.addoption("--share", metavar="K/N", help="of the modules with long tests every N-th only, from the K-th on")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the long tests of the other thirds; those of a module share what it trains, and stay together."""
-    third = config.getoption("--third")
-    if third is None:
+    """Leave out the long tests of the other shares; those of a module share what it trains, and stay together."""
+    share = config.getoption("--share")
+    if share is None:
         return
+    first, every = (int(number) for number in share.split("/"))
     long = {item: item.path for item in items if item.get_closest_marker("long")}
-    chosen = set(sorted(set(long.values()))[third::3])
+    chosen = set(sorted(set(long.values()))[first::every])
     left = [item for item in items if item in long and long[item] not in chosen]
     config.hook.pytest_deselected(items=left)
     items[:] = [item for item in items if item not in left]
