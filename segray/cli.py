@@ -284,16 +284,21 @@ def watch(
 ) -> None:
     """Watch a training, from any machine that sees its run folder: progress, loss, Dice, speed, the log; or a sweep.
 
+    Of a cross-validation it shows a line a fold.
+
     It ends with the training; Ctrl-C ends it before and leaves the training alone. Written to a pipe it gives a line
     whenever something has changed.
 
     Example: `segray watch runs/one`, or after the fact `segray watch runs/one --once`
     """
+    from segray.cli_folds import watch_folds
     from segray.cli_sweep import watch_sweep
     from segray.cli_watch import watch as show
+    from segray.pipelines.folds_view import is_cross_validation
     from segray.pipelines.sweep_view import is_sweep
 
-    (watch_sweep if is_sweep(run) else show)(run, interval=interval, once=once)
+    fitting = watch_sweep if is_sweep(run) else watch_folds if is_cross_validation(run) else show
+    fitting(run, interval=interval, once=once)
 
 
 @app.command()

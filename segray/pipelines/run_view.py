@@ -121,10 +121,6 @@ class RunReader:
         return len(self._run.history().get("workers") or ()) or int(self._workers[0])
 
     def _require_run(self) -> None:
-        if self._run.exists and storage.names(self._run.path, "fold_0"):
-            raise UsageError(
-                f"{self._run.path} is a cross-validation.", mend=f"Watch one of its folds: {self._run.path}/fold_0."
-            )
         if not self._run.exists:
             raise UsageError(
                 f"{self._run.path} holds no run of segray train.", mend="Name the folder given to it by --run."

@@ -19,10 +19,10 @@ from segray.nets.bundle import load_bundle
 from segray.phantoms import make_phantoms
 from segray.pipelines.evaluate import evaluate
 from segray.pipelines.folds import fold_config
+from segray.pipelines.folds_view import FoldsReader
 from segray.pipelines.ingest import ingest
 from segray.pipelines.predict import predict
 from segray.pipelines.run_folder import RunFolder
-from segray.pipelines.run_view import RunReader
 from segray.pipelines.train import TrainSummary, train
 
 pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]
@@ -147,8 +147,9 @@ def test_a_fold_that_fails_is_named_and_the_others_end(folder: Path, tmp_path: P
     with pytest.raises(SegrayError, match=r"1 of 3 folds failed: fold 1: .*train --resume"):
         train(config)
     assert (tmp_path / "run" / "fold_2" / "bundle" / "bundle.json").exists()
-    with pytest.raises(UsageError, match="is a cross-validation"):
-        RunReader(str(tmp_path / "run"))
+    view = FoldsReader(str(tmp_path / "run")).view()
+    assert (view.state, view.count) == ("failed", 3)
+    assert {number: one.state for number, one in view.folds}[2] == "finished"
     with pytest.raises(UsageError, match="has not ended"):
         predict(str(tmp_path / "run"), str(folder / "scans"), str(tmp_path / "masks"))
 
