@@ -90,7 +90,9 @@ def _settings(config: NetConfig) -> dict[str, Any]:
     if config.name == "swinunetr":
         return {"feature_size": width, "norm_name": _norm(config), "drop_rate": config.dropout}
     blocks = (2,) * (levels - 1)
-    return {"init_filters": width, "blocks_down": blocks, "blocks_up": blocks, "blocks_bottleneck": 2}
+    # MONAI's class alone leaves out the residual connections that all published variants have, and takes 7 for 3.
+    published = {"use_residual_connection": True, "kernel_size": 3}
+    return {"init_filters": width, "blocks_down": blocks, "blocks_up": blocks, "blocks_bottleneck": 2, **published}
 
 
 def _norm(config: NetConfig) -> Any:

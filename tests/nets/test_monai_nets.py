@@ -50,6 +50,18 @@ def test_they_take_patches(name: str) -> None:
     assert build_net(config, 2, 3).eval()(torch.randn(1, 2, 8, 16, 16)).shape == (1, 3, 8, 16, 16)
 
 
+def test_mednext_is_the_published_one() -> None:
+    from monai.networks.nets.mednext import create_mednext
+
+    ours = build_net(NetConfig(name="mednext", features=[32, 64, 128, 256, 512]), 1, 3)
+    published = create_mednext("S", spatial_dims=2, in_channels=1, out_channels=3)
+    shapes = {name: tensor.shape for name, tensor in published.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in ours.network.state_dict().items()} == shapes
+    ours.network.load_state_dict(published.state_dict())
+    images = torch.randn(1, 1, 32, 32)
+    torch.testing.assert_close(ours.eval()(images), published.eval()(images))
+
+
 def test_swinunetr_halves_five_times() -> None:
     with pytest.raises(ValidationError, match="no multiple of 32"):
         NetConfig.model_validate({"name": "swinunetr", "features": [12, 24], "patch": [16, 64, 64]})
