@@ -193,14 +193,15 @@ class Trainer:
         lr = learning_rate(self.config.optim, step=step, progress=progress, drops=drops)
         for group in self._optimiser.param_groups:
             group["lr"] = lr
-        images, targets = self._inputs(batch, epoch, step)
         if not self._pending:
             self._before = self._copied_statistics()
             self._optimiser.zero_grad(set_to_none=True)
             self._sound = True
         self._pending += batch.case_ids
+        self._largest = max(self._largest, len(batch.labels))
         self.model.train()
         try:
+            images, targets = self._inputs(batch, epoch, step)
             parts = self._learn(images, targets, update, together or self.config.optim.accumulate)
         except torch.OutOfMemoryError:
             self._forget()
@@ -244,7 +245,6 @@ class Trainer:
 
     def _learn(self, images: Tensor, targets: Sequence[Target], update: bool, together: int) -> LossParts:
         """Loss and gradients of a batch, in pieces where memory is short."""
-        self._largest = max(self._largest, len(images))
         size = -(-len(images) // self._pieces)
         learnt: list[tuple[float, LossParts]] = []
         for start in range(0, len(images), size):

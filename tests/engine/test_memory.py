@@ -99,6 +99,33 @@ def test_after_an_out_of_memory_error_the_batch_goes_on_in_pieces() -> None:
     _same(_weights_after(untroubled), {**trainer.network.state_dict()})
 
 
+def test_no_batch_of_an_update_counts_twice_where_memory_runs_out_before_the_net(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While a batch is augmented: what the batches before it have taught is forgotten too, for they come again."""
+    trainer, untroubled = _trainer(_config()), _trainer(_config())
+    made = Trainer._inputs
+
+    def update(trained: Trainer, first: int) -> None:
+        for step in range(first, 2):
+            trained.step(_batch(step), epoch=1, step=step, progress=0.0, update=step == 1, together=2)
+
+    def short(self: Trainer, batch: Batch, epoch: int, step: int) -> Any:
+        if step == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return made(self, batch, epoch, step)
+
+    monkeypatch.setattr(Trainer, "_inputs", short)
+    with pytest.raises(torch.OutOfMemoryError):
+        update(trainer, 0)
+    monkeypatch.setattr(Trainer, "_inputs", made)
+    assert "activations" in trainer.spare_memory()
+    assert "2 pieces" in trainer.spare_memory()
+    update(trainer, 0)
+    update(untroubled, 0)
+    _same({**untroubled.network.state_dict()}, {**trainer.network.state_dict()})
+
+
 def test_the_error_changes_nothing() -> None:
     trainer = _trainer(_config("batch"))
     before = copy.deepcopy(trainer.network.state_dict())
