@@ -17,6 +17,9 @@ MOST_PARAMS = 100
 """What MLflow takes in one call of log_batch."""
 
 MOST_LETTERS = 500
+PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "15", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
+"""With MLflow's own, 120 s and 7, all workers of a training wait a quarter of an hour for a server that is away."""
+
 WITNESS = "train/loss"
 """The number that every step has: its last step says how far the store came."""
 
@@ -25,6 +28,8 @@ class MLflow(Tracker):
     """Scalars and the config; steps wait until the end of their epoch, one call for all of them."""
 
     def __init__(self, start: Start) -> None:
+        for name, value in PATIENCE.items():
+            os.environ.setdefault(name, value)
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow.entities import Metric
         from mlflow.tracking import MlflowClient
