@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from segray.case import LabelMap
@@ -21,12 +23,21 @@ MANIFEST = Manifest(LabelMap({"a": 1}), Grid("native", (4, 4), None, 0.0), [pool
         (["net.name=dynunet", "train.checkpointing=true"], "train.checkpointing changes nothing"),
         (["net.name=mednext", "net.dropout=0.1"], "net.dropout changes nothing"),
         (["augment.flip_z=0.5"], "augment.flip_z changes nothing"),
+        (["augment.mixup=0.5", "train.batch_size=1"], "augment.mixup changes nothing"),
+        (["optim.schedule=one_cycle", "optim.warmup_steps=9"], "optim.warmup_steps changes nothing"),
+        (["train.histograms_every=5", "train.trackers=[]"], "train.histograms_every changes nothing"),
         (["loss.class_weights={a: 2}", "loss.cross_entropy=0"], "loss.class_weights changes nothing"),
     ],
 )
 def test_a_setting_without_effect_is_said(settings: list[str], words: str) -> None:
     (said,) = idle_settings(load_config(None, settings), MANIFEST)
     assert said.startswith(words)
+
+
+def test_overlapping_structures_have_no_background() -> None:
+    manifest = replace(MANIFEST, label_map=LabelMap({"a": 1, "b": 2}, overlapping=True))
+    (said,) = idle_settings(load_config(None, ["loss.dice_background=true"]), manifest)
+    assert said.startswith("loss.dice_background changes nothing")
 
 
 @pytest.mark.parametrize(
@@ -36,6 +47,11 @@ def test_a_setting_without_effect_is_said(settings: list[str], words: str) -> No
         ["train.patience=3", "train.metric=train_loss"],
         ["train.checkpointing=true"],
         ["augment.flip_z=0.5", "net.patch=[16,0,0]"],
+        ["augment.mixup=0.5"],
+        ["augment.mixup=0.5", "augment.enabled=false", "train.batch_size=1"],
+        ["optim.schedule=one_cycle", "train.trackers=[]"],
+        ["train.histograms_every=5"],
+        ["loss.dice_background=true"],
         ["loss.class_weights={a: 2}", "loss.cross_entropy=0", "loss.focal=1"],
     ],
 )
