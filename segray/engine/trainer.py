@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from segray import storage
 from segray.config import Config
+from segray.engine.compiled_pass import compiler_fault
 from segray.engine.draws import step_seed
 from segray.engine.inputs import network_inputs
 from segray.engine.mixup import Target, mix
@@ -123,6 +124,7 @@ class Trainer:
         device: where everything lies.
         overlapping: labels are bit fields.
         precision: bf16, fp16 or float32, of the forward pass.
+        fallback: why the network is not compiled although ``train.compile`` asks for it, one sentence; else empty.
     """
 
     def __init__(
@@ -162,7 +164,8 @@ class Trainer:
         self._sound = True
         self._pieces = self._largest = 1
         self.network.checkpointing = config.train.checkpointing
-        if config.train.compile:
+        self.fallback = compiler_fault(self.device) if config.train.compile else ""
+        if config.train.compile and not self.fallback:
             self.network.compile()
 
     def step(

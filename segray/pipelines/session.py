@@ -108,6 +108,8 @@ class Session:
             ignored=self.label_map.ignored_index,
         )
         self.trainer.spare(self.run.history().get("spared") or {})
+        if self.trainer.fallback:
+            self._say(self.trainer.fallback)
         self.known = KnownLabels.of_manifest(self.manifest) if config.loss.missing == "mask" else None
         self.position = Position()
         self.tracking: RunTracking | None = None

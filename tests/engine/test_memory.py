@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -159,6 +160,20 @@ def test_a_compiled_net_is_not_told_to_compute_again() -> None:
     trainer = _trainer(_config(compile=True))
     trainer._largest = 4
     assert "2 pieces" in trainer.spare_memory()
+
+
+def test_without_a_compiler_the_net_learns_the_same_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch._inductor.config as inductor
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    torch._dynamo.reset()
+    with inductor.patch({"cpp.cxx": (str(tmp_path / "no-g++"),)}):
+        trainer = _trainer(_config(compile=True))
+        assert "torch.compile does not work here" in trainer.fallback
+        _same(_weights_after(_trainer(_config()), 1), _weights_after(trainer, 1))
+    assert _trainer(_config()).fallback == ""
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler is installed")
