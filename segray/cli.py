@@ -387,6 +387,8 @@ def evaluate(
     """Compare masks with the true labels: Dice, IoU, precision, recall, volume error per structure and case.
 
     Example: `segray evaluate predictions scans`
+
+    Several bundles as one: `segray predict runs/a scans together --with runs/b`, then `segray evaluate together scans`
     """
     settings = _config(config, overrides, ingest__format=layout)
 
