@@ -32,6 +32,9 @@ TRIALS = 4
 PATIENCE_S = 900.0
 """Longer than anything takes, on a machine that does other work too."""
 
+LOOKS_AT_NOTHING = ("--set", "ray.preflight=false")
+"""A resume takes the settings of ray from its command; the hosts' /tmp is smaller than the look before a job allows."""
+
 FEW = 12
 """Cases that are trained on: an epoch takes seconds."""
 
@@ -107,7 +110,7 @@ def commands(cluster: UserCluster) -> dict[str, Command]:
     return {
         "train": Command(
             lambda folder: ["train", config, *shards, folder],
-            lambda folder: ["train", "--resume", folder],
+            lambda folder: ["train", "--resume", folder, *LOOKS_AT_NOTHING],
             lambda folder: len(rows_of(folder / "metrics.csv")),
             3,
             lambda cluster, folder: _number(cluster, history_of(folder)["workers"][0]["host"]),
@@ -115,7 +118,7 @@ def commands(cluster: UserCluster) -> dict[str, Command]:
         ),
         "tune": Command(
             lambda folder: [*sweep, folder],
-            lambda folder: ["tune", "--resume", folder],
+            lambda folder: ["tune", "--resume", folder, *LOOKS_AT_NOTHING],
             lambda folder: max((len(rows_of(path)) for path in folder.glob("trials/*/metrics.csv")), default=0),
             3,
             lambda cluster, folder: _number(cluster, _trial_host(folder)),

@@ -54,7 +54,7 @@ def kill_worker(cluster: UserCluster, number: int) -> None:
 
 def kill_raylet(cluster: UserCluster, number: int) -> None:
     """SIGKILL to Ray's own process of the host."""
-    cluster.ssh(number, "kill -9 $(pgrep -f /raylet/raylet)")
+    cluster.ssh(number, "kill -9 $(pgrep -f '/[r]aylet/raylet')")
 
 
 def cut_power(cluster: UserCluster, number: int) -> None:
