@@ -140,13 +140,13 @@ def _holding_both(one: BaseDistribution, other: BaseDistribution) -> BaseDistrib
     if one == other or isinstance(one, CategoricalDistribution):
         return one
     (low, high), (lowest, highest) = _bounds(one), _bounds(other)
-    low, high, step = min(low, lowest), max(high, highest), getattr(one, "step", None)
-    alike = step is not None and step == getattr(other, "step", None)
-    if alike and abs((lowest - _bounds(one)[0]) / step - round((lowest - _bounds(one)[0]) / step)) < 1e-8:
-        return type(one)(low, high, step=step)
+    step = getattr(one, "step", None)
+    steps = (lowest - low) / step if step else 0.5
+    kept = step if step == getattr(other, "step", None) and abs(steps - round(steps)) < 1e-8 else None
+    low, high, log = min(low, lowest), max(high, highest), bool(getattr(one, "log", False))
     if isinstance(one, IntDistribution):
-        return IntDistribution(low, high, log=one.log)
-    return FloatDistribution(low, high, log=bool(getattr(one, "log", False)))
+        return IntDistribution(low, high, log=log, step=kept or 1)
+    return FloatDistribution(low, high, log=log, step=kept)
 
 
 def at_random(distribution: BaseDistribution, rng: np.random.Generator) -> Any:
