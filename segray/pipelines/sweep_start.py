@@ -51,8 +51,11 @@ def plan_start(config: Config, space: Space, ranges: Mapping[str, BaseDistributi
         SegrayError: the study of an earlier sweep cannot be read.
     """
     tune, notes = config.tune, []
-    # What one of the trials lacks, CMA-ES draws at random for ever.
-    needed = [name for name, one in steady_ranges(space).items() if _by_cmaes(one)] if tune.sampler == "cmaes" else []
+    needed: list[str] = []
+    if tune.sampler == "cmaes":
+        # What one of the trials lacks, CMA-ES draws at random for ever.
+        needed = [name for name, one in steady_ranges(space).items() if _by_cmaes(one)]
+        notes += _apart_from_cmaes(ranges, needed)
     earlier = {}
     for folder in tune.earlier:
         earlier[folder], said = _learnt_from(folder, tune, ranges, needed)
@@ -85,6 +88,16 @@ def _learnt_from(
     left_out = "; ".join(f"{count} that {reason}" for reason, count in found.left_out.items())
     said = f"{len(found.trials)} finished trials of {folder} are known to the sampler"
     return found.trials, f"{said}{f'; left out are {left_out}' if left_out else ''}."
+
+
+def _apart_from_cmaes(ranges: Mapping[str, BaseDistribution], by_cmaes: Collection[str]) -> list[str]:
+    apart = sorted(name for name, one in ranges.items() if name not in by_cmaes and not one.single())
+    if not apart:
+        return []
+    return [
+        f"cmaes learns nothing of {', '.join(apart)}, and draws it at random: it learns of numbers that every trial "
+        "draws from one range; tpe learns of all."
+    ]
 
 
 def _by_cmaes(distribution: BaseDistribution) -> bool:

@@ -15,6 +15,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, RandomSamp
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from segray.config import TuneConfig
+from segray.tuning.idle_settings import prunes
 from segray.tuning.records import Objective, State, TrialRecord
 from segray.tuning.study_storage import held_study, open_storage, storage_url, study_name
 
@@ -66,8 +67,8 @@ def build_sampler(config: TuneConfig, seed: int) -> BaseSampler:
 
 
 def build_pruner(config: TuneConfig) -> BasePruner:
-    """The pruner of a config; with several objectives none, since Optuna's look at a single one."""
-    if len(config.objectives) > 1 or config.pruner == "none":
+    """The pruner of a config; none where :func:`segray.tuning.idle_settings.prunes` says that none prunes."""
+    if not prunes(config):
         return NopPruner()
     if config.pruner == "asha":
         return SuccessiveHalvingPruner(min_resource=config.grace, reduction_factor=config.reduction)

@@ -126,6 +126,18 @@ def test_cmaes_needs_all_numbers_of_an_earlier_trial(tmp_path: Path) -> None:
     assert said.endswith("4 that did not draw optim.weight_decay, without which cmaes could not draw it.")
 
 
+def test_what_cmaes_draws_at_random_is_said(tmp_path: Path) -> None:
+    some = """
+def space(trial):
+    norm = trial.suggest_categorical("net.norm", ["batch", "instance"])
+    rate = trial.suggest_float("optim.lr", 1e-4, 1e-2 if norm == "batch" else 1e-3, log=True)
+    return {"net.norm": norm, "optim.lr": rate, "seed": trial.suggest_int("seed", 0, 9)}
+"""
+    (said,) = _start(sweep_config(tmp_path, "tune.sampler=cmaes", "tune.defaults_first=false", space=some)).notes
+    assert said.startswith("cmaes learns nothing of net.norm, optim.lr, and draws it at random")
+    assert _start(sweep_config(tmp_path, "tune.sampler=cmaes", space=RATES)).notes == []
+
+
 def test_a_grid_that_is_larger_than_the_sweep_says_so(tmp_path: Path) -> None:
     config = sweep_config(tmp_path, "tune.sampler=grid", "tune.trials=4", space=GRID)
     start = _start(config)

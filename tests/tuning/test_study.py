@@ -194,6 +194,23 @@ def test_cma_es_learns_from_pruned_trials(tmp_path: Path) -> None:
     assert sum(found[-20:]) / 20 > 0.95, "0.905 where it looks at finished trials alone"
 
 
+def test_nsga2_prunes_nothing(tmp_path: Path) -> None:
+    """Optuna's fills its population with finished trials alone, so that nothing would be learnt of the others."""
+    study = SweepStudy(_config("sampler=nsga2", "grace=1"), str(tmp_path), 0, "one")
+    for quality in (0.9, 0.8, 0.7, 0.6, 0.1):
+        number, _ = study.ask(_draw)
+        assert not any(study.report(number, epoch, quality) for epoch in range(1, 9))
+        study.finish(number, [quality], {})
+
+
+def test_cma_es_says_nothing_of_constraints(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    study = SweepStudy(_config("sampler=cmaes"), str(tmp_path), 0, "one")
+    study.finish(study.ask(_draw)[0], [0.5], {})
+    study.out_of_memory(study.ask(_draw)[0], "too wide")
+    assert [one.message for one in recwarn if "Constraints" in str(one.message)] == []
+    assert [one.infeasible for one in study.records()] == [False, True]
+
+
 def test_no_number_is_no_value(tmp_path: Path) -> None:
     study = SweepStudy(_config(), str(tmp_path), 0, "one")
     number, _ = study.ask(_draw)
