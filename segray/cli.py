@@ -247,7 +247,7 @@ def tune(
     from segray.pipelines.tune import tune as start
 
     if dry:
-        print_draws(dry_run(settings, dry), console)
+        print_draws(dry_run(settings, dry, resume=resume), console)
         return
     with SweepLive(resume or settings.tune.run or ".", console):
         summary = start(settings, resume=resume, trials=trials or 0, minutes=minutes, say=print_note)

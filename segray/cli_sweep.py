@@ -153,7 +153,7 @@ def print_sweep(summary: SweepSummary, console: Console) -> None:
     """The outcome of a sweep."""
     console.print(sayable(summary.answer), soft_wrap=True)
     if len(summary.front) > 1:
-        console.print(f"{len(summary.front)} trials that no other beats in all objectives: trials.csv has them all.")
+        console.print(f"{len(summary.front)} trials that no other beats in all objectives: `front` in trials.csv.")
     places = {"sweep": summary.run, "best": summary.best_config, "bundle": summary.bundle, "report": summary.page}
     for name, path in places.items():
         if path:

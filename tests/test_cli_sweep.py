@@ -127,6 +127,13 @@ def test_examples_without_training(tmp_path: Path) -> None:
     assert [line for line in shown.output.splitlines() if line.startswith("draw")] == ["draw 0", "draw 1", "draw 2"]
     assert shown.output.count("optim.lr") == 3
 
+    folder = SweepFolder(str(tmp_path / "sweep"))
+    folder.begin(dump_config(load_config(None, [f"train.shards={tmp_path}", f"tune.run={folder.path}"])))
+    (tmp_path / "sweep" / SPACE).write_text(space.read_text().replace("optim.lr", "optim.weight_decay"))
+    shown = CliRunner().invoke(app, ["tune", "--resume", folder.path, "--dry-run", "2"])
+    assert shown.exit_code == 0, shown.output
+    assert shown.output.count("optim.weight_decay") == 2
+
 
 def test_what_resume_would_not_look_at_is_refused(sweep: SweepFolder, tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text("")

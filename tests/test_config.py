@@ -104,6 +104,39 @@ def test_any_valid_config_survives_yaml(
     assert parse_config(yaml.safe_load(dump_config(config))) == config
 
 
+def test_a_config_is_written_as_one_piece_would_be() -> None:
+    """Also after others, of which a section is kept; to Python True is 1, and to YAML it is not."""
+    for told in ({}, {"augment": {"rotate": 1}}, {"augment": {"rotate": 1.0}}, {"net": {"features": [4, 8]}}, {}):
+        config = parse_config(told)
+        whole = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)
+        assert dump_config(config) == whole
+        assert dump_config(config) == whole
+
+
+def test_a_key_that_stands_twice_counts_as_it_stands_last(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("seed: 1\nseed: 2\n", encoding="utf-8")
+    assert load_config(path).seed == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [("seed: 1\ntrain: [1, 2\nnet: 3\n", 3), ("seed: 1\n\ttrain: 2\n", 2), ("a: b: c\n", 1)]
+)
+def test_the_line_of_bad_yaml_is_the_one_that_pyyaml_names(tmp_path: Path, text: str, line: int) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match=f"not valid YAML at line {line}"):
+        load_config(path)
+
+
+def test_a_config_of_nothing_but_brackets_does_not_end_the_process(tmp_path: Path) -> None:
+    """As it does where libyaml reads it."""
+    path = tmp_path / "config.yaml"
+    path.write_text("[" * 100_000, encoding="utf-8")
+    with pytest.raises((UsageError, RecursionError)):
+        load_config(path)
+
+
 @pytest.mark.parametrize(
     ("key", "nearest"),
     [

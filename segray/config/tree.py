@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,15 @@ class Config(Section):
         return self
 
 
-# A sweep writes a config a trial, which takes libyaml 3 ms and PyYAML's own writer 12.
+# A sweep writes and reads a config a trial, which takes libyaml 3 ms and PyYAML's own writer and reader 12 each.
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+MOST_NESTED = 2000
+"""Signs that may open something within something: libyaml ends the process where it comes to ten thousands deep."""
+
+_dumped: dict[str, tuple[str, str]] = {}
+"""Of the key of a setting, or of a group in a section: what was written of it last, and the YAML that it became."""
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -73,7 +81,25 @@ def parse_config(tree: dict[str, Any]) -> Config:
 
 def dump_config(config: Config) -> str:
     """The resolved config as YAML that :func:`load_config` reads back to an equal config."""
-    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, width=120)
+    return "".join(_yaml_of(name, value) for name, value in config.model_dump(mode="json").items())
+
+
+def _yaml_of(name: str, value: Any) -> str:
+    if not isinstance(value, dict) or not value:
+        return _kept_yaml(name, {name: value})
+    # Each below the name of its section, since YAML breaks lines by their length.
+    inner = (_kept_yaml(f"{name}.{key}", {name: {key: one}}).partition("\n")[2] for key, one in value.items())
+    return "".join([f"{name}:\n", *inner])
+
+
+def _kept_yaml(key: str, tree: dict[str, Any]) -> str:
+    """A setting as YAML, made anew only where it is another than last time: of most trials of a sweep a few are."""
+    told, text = _dumped.get(key, ("", ""))
+    # Not the values: to Python 1 is 1.0 and True, and to YAML it is not.
+    if told != (now := repr(tree)):
+        text = yaml.dump(tree, Dumper=_Dumper, sort_keys=False, width=120)
+        _dumped[key] = now, text
+    return text
 
 
 def put_setting(tree: dict[str, Any], key: str, value: Any) -> None:
@@ -111,7 +137,7 @@ def known_keys(section: type[Section] = Config, prefix: str = "") -> Iterator[tu
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = _parsed(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"The config {path} cannot be read ({error.strerror}).") from error
     except (yaml.YAMLError, ValueError) as error:
@@ -123,6 +149,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise UsageError(f"The config {path} must be a table of settings, such as 'train: {{epochs: 20}}'.")
     return tree
+
+
+def _parsed(text: str) -> Any:
+    if sum(map(text.count, "[{-:?")) < MOST_NESTED:
+        # Of an error PyYAML's own reader knows the line better.
+        with suppress(yaml.YAMLError):
+            return yaml.load(text, Loader=_Loader)  # noqa: S506 - it is a safe one
+    return yaml.safe_load(text)
 
 
 def _fill_sections(tree: dict[str, Any], section: type[Section]) -> None:

@@ -31,6 +31,9 @@ MOST_ALIKE = 5
 LOOK_S = 5.0
 """Between two counts of the cluster's nodes."""
 
+KEEP_S = 10.0
+"""Between two notes of the time that the sweep has taken, of which a killed driver loses so much."""
+
 SHOW_S = 2.0
 """Between two tables of the trials, at least; where a long one takes its time, twenty times that."""
 
@@ -109,7 +112,7 @@ class SweepDesk:
             folder.log(f"{again} trials that failed for no fault of their settings are tried again")
         self._alike, self._reason = 0, ""
         self._began = time.time() - float(folder.history().get("seconds", 0.0))
-        self._places, self._looked, self._show_at = 0, 0.0, 0.0
+        self._places, self._looked, self._show_at, self._keep_at = 0, 0.0, 0.0, 0.0
         self._metrics = RunMetrics(folder.run_id, "tune")
         self._running: set[int] = set()
         self._best = best_of(study.records(), study.objectives)
@@ -144,6 +147,7 @@ class SweepDesk:
                 self._study.note(number, run=run.path)
                 return self._told(number)
             if self._begin(number, settings):
+                self._study.note(number, **self._begun(number))
                 return self._told(number)
         if self._is_over():
             raise StopIteration
@@ -161,7 +165,7 @@ class SweepDesk:
         study = self._study
         self._catch_up(number, result)
         if result.get("host"):
-            study.note(number, host=str(result["host"]))
+            study.hold(number, host=str(result["host"]))
         self._count(number, result, error, pruned=pruned)
         outside = bool(result.get("failed")) and self._is_outside(result)
         self._count_alike(str(result["failed"]) if outside else "", error)
@@ -174,11 +178,16 @@ class SweepDesk:
             self._close(number, "stopped")
         else:
             if known(float(result["value"])):
-                study.report(number, int(result["epoch"]), float(result["value"]))
+                study.report(number, int(result["epoch"]), float(result["value"]), last=True)
             study.finish(number, result["values"], dict(result["other"]))
             self._keep_best(number)
-        self._folder.write_history(seconds=self.seconds)
+        self._keep_seconds()
         self._show()
+
+    def _keep_seconds(self) -> None:
+        if time.monotonic() >= self._keep_at:
+            self._folder.write_history(seconds=self.seconds)
+            self._keep_at = time.monotonic() + KEEP_S
 
     def _count(self, number: int, result: Mapping[str, Any], error: str | None, *, pruned: bool) -> None:
         """Tell Prometheus of the end of a trial."""
@@ -257,7 +266,7 @@ class SweepDesk:
         reason = ""
         for _ in range(MOST_REFUSED):
             try:
-                number, settings = self._study.ask(self._space.draw)
+                number, settings = self._study.ask(self._space.draw, self._begun)
             except UsageError as error:  # the trial has failed, with this as its reason
                 reason = error.message
             else:
@@ -274,12 +283,16 @@ class SweepDesk:
         try:
             config = with_settings(self._config, settings)
         except UsageError as error:
+            self._study.hold(number, run="")
             self._study.fail(number, error.message)
             return False
         train = config.train.model_copy(update={"run": run.path})
         run.begin(dump_config(config.model_copy(update={"train": train})))
-        self._study.note(number, run=run.path, began=time.time())
         return True
+
+    def _begun(self, number: int) -> dict[str, Any]:
+        """What is known of a trial that begins now."""
+        return {"run": self._folder.trial(number).path, "began": time.time()}
 
     def _told(self, number: int) -> dict[str, Any]:
         shape = self._room.shape

@@ -14,6 +14,7 @@ from segray.config import Config, dump_config, load_config
 from segray.errors import UsageError
 from segray.evaluation.tables import column_names, csv_text, write_table
 from segray.pipelines.run_folder import BUNDLE, CONFIG, RunFolder
+from segray.tuning.pareto import pareto_front
 from segray.tuning.records import Objective, TrialRecord
 
 SPACE = "space.py"
@@ -87,7 +88,12 @@ def trial_config_of(run: RunFolder) -> Config:
 
 
 def table_rows(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -> list[dict[str, Any]]:
-    """The rows of ``trials.csv``: state, objectives, cost, place, reason, and a column a setting."""
+    """The rows of ``trials.csv``: state, objectives, cost, place, reason, and a column a setting.
+
+    With several objectives ``front`` is true of the trials that no other beats in all of them.
+    """
+    several = len(objectives) > 1
+    front = {one.number for one in pareto_front(records, objectives)} if several else set()
     names = sorted({name for record in records for name in record.settings})
     other = sorted({name for record in records for name in record.other} - {one.name for one in objectives})
     rows = []
@@ -97,6 +103,7 @@ def table_rows(records: Sequence[TrialRecord], objectives: Sequence[Objective]) 
         rows.append(
             {"trial": one.number, "state": one.state}
             | {objective.name: float(value) for objective, value in zip(objectives, values, strict=True)}
+            | ({"front": one.number in front} if several else {})
             | {"last_value": one.curve[-1][1] if one.curve else math.nan}
             | {name: float(one.other.get(name, math.nan)) for name in other}
             | {"minutes": round(minutes, 3), "out_of_memory": one.infeasible, "host": one.host, "reason": one.reason}

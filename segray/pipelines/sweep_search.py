@@ -25,9 +25,11 @@ ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
 }
 """No tables of Ray Tune's own on the terminal and beside every trial, no limit of its own to the trials that wait for
-room (the desk has one), and Ctrl-C ends the sweep instead of telling Ray Tune that its trials are finished."""
+room (the desk has one), Ctrl-C ends the sweep instead of telling Ray Tune that its trials are finished, and its state
+of all trials, which nobody reads, is written at the begin and at the end alone."""
 
 
 class Desk(Protocol):

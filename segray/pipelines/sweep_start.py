@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial
 
 from segray.config import Config, TuneConfig, load_config
@@ -16,6 +16,7 @@ from segray.pipelines.sweep_folder import SweepFolder
 from segray.tuning.combinations import default_params, every_combination
 from segray.tuning.earlier import fitting
 from segray.tuning.space import Space
+from segray.tuning.space_check import steady_ranges
 from segray.tuning.study import SweepStudy, read_trials
 
 
@@ -50,9 +51,14 @@ def plan_start(config: Config, space: Space, ranges: Mapping[str, BaseDistributi
         SegrayError: the study of an earlier sweep cannot be read.
     """
     tune, notes = config.tune, []
+    needed: list[str] = []
+    if tune.sampler == "cmaes":
+        # What one of the trials lacks, CMA-ES draws at random for ever.
+        needed = [name for name, one in steady_ranges(space).items() if _by_cmaes(one)]
+        notes += _apart_from_cmaes(ranges, needed)
     earlier = {}
     for folder in tune.earlier:
-        earlier[folder], said = _learnt_from(folder, tune, ranges)
+        earlier[folder], said = _learnt_from(folder, tune, ranges, needed)
         notes.append(said)
     defaults = default_params(space, config) if tune.defaults_first else None
     if tune.defaults_first and defaults is None:
@@ -67,7 +73,7 @@ def plan_start(config: Config, space: Space, ranges: Mapping[str, BaseDistributi
 
 
 def _learnt_from(
-    folder: str, tune: TuneConfig, ranges: Mapping[str, BaseDistribution]
+    folder: str, tune: TuneConfig, ranges: Mapping[str, BaseDistribution], needed: Collection[str]
 ) -> tuple[list[FrozenTrial], str]:
     source = SweepFolder(folder)
     if not source.exists:
@@ -78,11 +84,25 @@ def _learnt_from(
             f"{folder} had the objectives {other.objectives}, and these are {tune.objectives}.",
             mend="Take it out of tune.earlier, or sweep for the same.",
         )
-    trials, names = fitting(read_trials(other, folder, source.run_id), ranges, len(tune.objectives))
-    said = f"{len(trials)} finished trials of {folder} are known to the sampler"
-    if names:
-        said += f"; others, which drew {', '.join(names)} from other choices than this space, are left out"
-    return trials, f"{said}."
+    found = fitting(read_trials(other, folder, source.run_id), ranges, len(tune.objectives), needed)
+    left_out = "; ".join(f"{count} that {reason}" for reason, count in found.left_out.items())
+    said = f"{len(found.trials)} finished trials of {folder} are known to the sampler"
+    return found.trials, f"{said}{f'; left out are {left_out}' if left_out else ''}."
+
+
+def _apart_from_cmaes(ranges: Mapping[str, BaseDistribution], by_cmaes: Collection[str]) -> list[str]:
+    apart = sorted(name for name, one in ranges.items() if name not in by_cmaes and not one.single())
+    if not apart:
+        return []
+    return [
+        f"cmaes learns nothing of {', '.join(apart)}, and draws it at random: it learns of numbers that every trial "
+        "draws from one range; tpe learns of all."
+    ]
+
+
+def _by_cmaes(distribution: BaseDistribution) -> bool:
+    """Whether CMA-ES draws it: numbers alone, and no lone one."""
+    return not isinstance(distribution, CategoricalDistribution) and not distribution.single()
 
 
 def begin_study(study: SweepStudy, start: SweepStart) -> None:

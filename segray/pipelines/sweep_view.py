@@ -17,7 +17,7 @@ from segray.tuning.records import Objective
 
 SPACE, TABLE = "space.py", "trials.csv"
 
-KNOWN = ("trial", "state", "last_value", "minutes", "out_of_memory", "host", "reason", "run")
+KNOWN = ("trial", "state", "front", "last_value", "minutes", "out_of_memory", "host", "reason", "run")
 COSTS = ("epochs", "best_epoch", "seconds", "parameters", "gflops", "latency")
 
 

@@ -34,6 +34,7 @@ from segray.report.sweep_page import write_sweep_page
 from segray.shards.manifest import Manifest
 from segray.tuning.answer import answer
 from segray.tuning.draws import example_draws
+from segray.tuning.idle_settings import idle_settings
 from segray.tuning.importances import importances_of
 from segray.tuning.objectives import check_objectives
 from segray.tuning.pareto import pareto_front
@@ -44,6 +45,9 @@ from segray.tuning.study import SweepStudy
 from segray.tuning.study_storage import open_storage, own_file, storage_url
 
 Say = Callable[[str], None]
+
+EXAMPLES = 32
+"""Draws in which the settings that a space draws are looked for."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +81,12 @@ class SweepSummary:
         return [one for one in self.records if one.state in ("failed", "lost") and not one.infeasible]
 
 
-def dry_run(config: Config, count: int) -> list[dict[str, Any]]:
-    """Settings as trials would have them; nothing is trained. Raises as :func:`tune`."""
-    config = with_net_of_start(config)[0]
+def dry_run(config: Config, count: int, *, resume: str | None = None) -> list[dict[str, Any]]:
+    """Settings as trials would have them; nothing is trained. Raises as :func:`tune`.
+
+    ``resume``: the folder of a sweep, whose config and space are taken.
+    """
+    config = _resumed(config, SweepFolder(resume), 0, None) if resume else with_net_of_start(config)[0]
     space = _space_of(config)
     _check(config, space)
     return example_draws(space, count, config.seed)
@@ -289,10 +296,11 @@ def _begin(config: Config, folder: SweepFolder, space: Space, *, resumed: bool) 
     else:
         storage.write_text(folder.file(CONFIG), dump_config(config))
     tune = config.tune
-    said = [f"{tune.trials} trials of {tune.sampler}, for {' and '.join(tune.objectives)}."]
-    if len(tune.objectives) > 1 and tune.pruner != "none":
-        said.append("No trial is ended early: a pruner looks at one objective.")
-    return said
+    drawn = {key for settings in example_draws(space, EXAMPLES, config.seed) for key in settings}
+    return [
+        f"{tune.trials} trials of {tune.sampler}, for {' and '.join(tune.objectives)}.",
+        *idle_settings(config, drawn),
+    ]
 
 
 def _run(

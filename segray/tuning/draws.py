@@ -30,7 +30,7 @@ class WalkingTrial(FixedTrial):
     Args:
         choose: the value of a name and its distribution.
         number: the trial's number.
-        seen: distributions of earlier trials by name, to which this one adds its own.
+        seen: distributions of earlier trials by name, which this one widens to hold its own.
     """
 
     def __init__(self, choose: Choose, number: int = 0, seen: dict[str, BaseDistribution] | None = None) -> None:
@@ -71,7 +71,7 @@ class WalkingTrial(FixedTrial):
         return dict(self._drawn_from)
 
     def _value(self, name: str, distribution: BaseDistribution) -> Any:
-        before = self._seen.setdefault(name, distribution)
+        before = self._seen.get(name, distribution)
         try:
             check_distribution_compatibility(before, distribution)
         except ValueError:
@@ -79,6 +79,7 @@ class WalkingTrial(FixedTrial):
                 f"{name} is drawn from {before} and from {distribution}, and a study keeps one kind for a name.",
                 mend=f"Name one of them otherwise, such as '{name} (sgd)'.",
             ) from None
+        self._seen[name] = _holding_both(before, distribution)
         if name not in self._drawn:
             self._drawn[name] = self._choose(name, distribution)
             self._drawn_from[name] = distribution
@@ -132,6 +133,20 @@ def holds(distribution: BaseDistribution, value: Any) -> bool:
     step = getattr(distribution, "step", None)
     steps = (value - low) / step if step else 0.0
     return bool(low <= value <= high) and abs(steps - round(steps)) < 1e-8
+
+
+def _holding_both(one: BaseDistribution, other: BaseDistribution) -> BaseDistribution:
+    """The narrowest range that holds two of one kind."""
+    if one == other or isinstance(one, CategoricalDistribution):
+        return one
+    (low, high), (lowest, highest) = _bounds(one), _bounds(other)
+    step = getattr(one, "step", None)
+    steps = (lowest - low) / step if step else 0.5
+    kept = step if step == getattr(other, "step", None) and abs(steps - round(steps)) < 1e-8 else None
+    low, high, log = min(low, lowest), max(high, highest), bool(getattr(one, "log", False))
+    if isinstance(one, IntDistribution):
+        return IntDistribution(low, high, log=log, step=kept or 1)
+    return FloatDistribution(low, high, log=log, step=kept)
 
 
 def at_random(distribution: BaseDistribution, rng: np.random.Generator) -> Any:

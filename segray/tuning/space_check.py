@@ -22,7 +22,7 @@ def check_space(
 ) -> dict[str, BaseDistribution]:
     """Draw settings at random and from the corners, where every bound and choice is met, and build their configs.
 
-    Returns what the space draws from, by name.
+    Returns what the space draws from, by name; of a name with several ranges one that holds them all.
 
     Args:
         space: what draws.
@@ -54,6 +54,17 @@ def check_space(
             mend="Draw values by trial.suggest_float, suggest_int or suggest_categorical.",
         )
     return seen
+
+
+def steady_ranges(space: Space) -> dict[str, BaseDistribution]:
+    """What every draw of a space has, from one range whatever else is drawn, by name; of a space that was checked."""
+    steady: dict[str, BaseDistribution] | None = None
+    for choose in _ways(64):
+        trial = WalkingTrial(choose)
+        space.draw(trial)
+        drawn = trial.distributions
+        steady = drawn if steady is None else {name: one for name, one in steady.items() if drawn.get(name) == one}
+    return steady or {}
 
 
 class _Corners:

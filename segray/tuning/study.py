@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any
 
 import optuna
@@ -14,6 +15,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, RandomSamp
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from segray.config import TuneConfig
+from segray.tuning.idle_settings import prunes
 from segray.tuning.records import Objective, State, TrialRecord
 from segray.tuning.study_storage import held_study, open_storage, storage_url, study_name
 
@@ -21,6 +23,10 @@ MEMORY = "memory"
 """The constraint that a trial breaks whose net or batch did not fit into memory."""
 
 SETTINGS, REASON, LOST, OTHER, BEGAN, HOST, RUN = "settings", "reason", "lost", "other", "began", "host", "run"
+DRAWN, FACTS = "drawn", "facts"
+"""Attributes of a trial that hold these facts, those of its draw and all others: each costs a flush of the disk. Older
+sweeps have an attribute of its own for each fact."""
+
 EARLIER, NUMBER, DEFAULTS = "earlier", "number", "defaults"
 """The sweep of a trial that was only learnt from, and its number there; the trial of the config's own settings."""
 
@@ -61,8 +67,8 @@ def build_sampler(config: TuneConfig, seed: int) -> BaseSampler:
 
 
 def build_pruner(config: TuneConfig) -> BasePruner:
-    """The pruner of a config; with several objectives none, since Optuna's look at a single one."""
-    if len(config.objectives) > 1 or config.pruner == "none":
+    """The pruner of a config; none where :func:`segray.tuning.idle_settings.prunes` says that none prunes."""
+    if not prunes(config):
         return NopPruner()
     if config.pruner == "asha":
         return SuccessiveHalvingPruner(min_resource=config.grace, reduction_factor=config.reduction)
@@ -104,6 +110,7 @@ class SweepStudy:
         self._study.sampler = build_sampler(config, seed + len(self._trials()))
         self._open: dict[int, Trial] = {}
         self._told: dict[int, set[int]] = {}
+        self._held: dict[int, dict[str, Any]] = {}
 
     @property
     def study(self) -> optuna.Study:
@@ -148,7 +155,7 @@ class SweepStudy:
         replaced, found = self._replaced(), 0
         for one in self._trials((TrialState.FAIL,)):
             attrs = one.user_attrs
-            if OUTSIDE in attrs and AGAIN not in attrs and one.number not in replaced:
+            if OUTSIDE in _facts(one) and AGAIN not in attrs and one.number not in replaced:
                 kept = {DEFAULTS: True} if DEFAULTS in attrs else {}
                 self._study.enqueue_trial(dict(one.params), user_attrs={AGAIN: one.number} | kept)
                 found += 1
@@ -157,21 +164,32 @@ class SweepStudy:
     def _replaced(self) -> set[int]:
         return {one.user_attrs[AGAIN] for one in self._trials() if AGAIN in one.user_attrs}
 
-    def ask(self, draw: Draw) -> tuple[int, dict[str, Any]]:
+    def ask(self, draw: Draw, facts: Callable[[int], Mapping[str, Any]] | None = None) -> tuple[int, dict[str, Any]]:
         """A new trial: its number, and the settings that the space makes of what the sampler draws.
 
         Raises what ``draw`` raises; the trial is then told as failed.
+
+        Args:
+            draw: from the space.
+            facts: of a number what is known of its trial when it is drawn, to be kept with the settings.
         """
         trial = self._study.ask()
-        return trial.number, self._draw(trial, draw)
+        return trial.number, self._draw(trial, draw, {} if facts is None else facts(trial.number))
 
     def note(self, number: int, **facts: Any) -> None:
         """Keep facts of a trial, such as where it runs."""
-        for name, value in facts.items():
-            self._trial(number).set_user_attr(name, value)
+        trial = self._trial(number)
+        trial.set_user_attr(FACTS, trial.user_attrs.get(FACTS, {}) | self._held.pop(number, {}) | facts)
 
-    def report(self, number: int, epoch: int, value: float) -> bool:
-        """Keep the first objective after a validation; whether the trial should end now, since it falls behind."""
+    def hold(self, number: int, **facts: Any) -> None:
+        """Facts of a trial to be kept with the next that is noted of it, or when it ends."""
+        self._held.setdefault(number, {}).update(facts)
+
+    def report(self, number: int, epoch: int, value: float, *, last: bool = False) -> bool:
+        """Keep the first objective after a validation; whether the trial should end now, since it falls behind.
+
+        ``last``: it has come to its end, so that nobody asks.
+        """
         trial = self._trial(number)
         if len(self.objectives) > 1:
             curve = trial.user_attrs.get("curve", [])
@@ -182,7 +200,7 @@ class SweepStudy:
         if epoch not in self._told.setdefault(number, set()):
             self._told[number].add(epoch)
             trial.report(value, epoch)
-        return bool(trial.should_prune())
+        return not last and bool(trial.should_prune())
 
     def finish(self, number: int, values: Sequence[float], other: Mapping[str, float]) -> None:
         """Tell the values of a finished trial. NaN, or anything else that is no number, fails it."""
@@ -228,18 +246,18 @@ class SweepStudy:
         """
         found = []
         for one in self._trials((TrialState.RUNNING,)):
-            if SETTINGS in one.user_attrs:
-                found.append((one.number, dict(one.user_attrs[SETTINGS])))
+            if (known := _facts(one).get(SETTINGS)) is not None:
+                found.append((one.number, dict(known)))
                 continue
             with suppress(Exception):  # the reason is kept with the trial
                 found.append((one.number, self._draw(self._trial(one.number), draw)))
         return found
 
-    def _draw(self, trial: Trial, draw: Draw) -> dict[str, Any]:
+    def _draw(self, trial: Trial, draw: Draw, facts: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
         self._open[trial.number] = trial
         try:
             settings = dict(draw(trial))
-            trial.set_user_attr(SETTINGS, settings)
+            trial.set_user_attr(DRAWN, {SETTINGS: settings, **facts})
         except Exception as error:
             self.fail(trial.number, str(error))
             raise
@@ -279,12 +297,13 @@ class SweepStudy:
         return self._open[number]
 
     def _tell(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
-        trial = self._trial(number)
-        if state is not TrialState.FAIL and MEMORY not in trial.constraints:
-            trial.set_constraint(MEMORY, 0.0)
-        self._study.tell(trial, None if values is None else list(values), state)
+        with warnings.catch_warnings():
+            # It is told of what did not fit by the value.
+            warnings.filterwarnings("ignore", "Constraints have been set, but CmaEsSampler", UserWarning)
+            self._study.tell(self._trial(number), None if values is None else list(values), state)
         del self._open[number]
         self._told.pop(number, None)
+        self._held.pop(number, None)
 
 
 _ALL_BUT_WAITING = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -297,6 +316,11 @@ _STATES: dict[TrialState, State] = {
 }
 
 
+def _facts(one: FrozenTrial) -> dict[str, Any]:
+    attrs = one.user_attrs
+    return {**attrs, **attrs.get(DRAWN, {}), **attrs.get(FACTS, {})}
+
+
 def _key(params: Mapping[str, Any]) -> str:
     return repr(sorted(params.items()))
 
@@ -307,7 +331,7 @@ def read_trials(config: TuneConfig, folder: str, run_id: str) -> list[FrozenTria
 
 
 def _record(one: FrozenTrial, objectives: int) -> TrialRecord:
-    attrs = one.user_attrs
+    attrs = _facts(one)
     infeasible = one.constraints.get(MEMORY, 0.0) > 0
     curve = attrs.get("curve") if objectives > 1 else sorted(one.intermediate_values.items())
     began = attrs.get(BEGAN) or (one.datetime_start.timestamp() if one.datetime_start else None)

@@ -42,11 +42,12 @@ def storage_url(config: TuneConfig, folder: str) -> str:
 
 
 def _address(text: str) -> str:
+    # What is mistyped may hold a password where no pattern looks for one.
+    shown = f"tune.storage {text}" if "@" not in text else "tune.storage"
     if "://" not in text:
         if not text.endswith(FILES):
             raise UsageError(
-                f"tune.storage {text} is neither the address of a database nor a file that ends in "
-                f"{' or '.join(FILES)}.",
+                f"{shown} is neither the address of a database nor a file that ends in {' or '.join(FILES)}.",
                 mend="Write sqlite, or an address such as postgresql://user@host/db, or leave it empty.",
             )
         return storage.absolute(text)
@@ -54,7 +55,7 @@ def _address(text: str) -> str:
         url = make_url(text)
     except (ArgumentError, ValueError) as error:
         raise UsageError(
-            f"tune.storage {text} is no address of a database.", mend="Write one such as postgresql://user@host/db."
+            f"{shown} is no address of a database.", mend="Write one such as postgresql://user@host/db."
         ) from error
     if url.password is not None or any(name.lower() in SECRETS for name in url.query):
         raise UsageError(
@@ -79,8 +80,11 @@ def open_storage(url: str) -> BaseStorage:
 
 
 def _engine(url: str) -> dict[str, Any]:
+    if "://" in url:
+        # A server, or what lies on the way to it, drops connections that were idle as long as an epoch takes.
+        return {"pool_pre_ping": True}
     # Somebody may look at the study, with optuna-dashboard, while the sweep writes.
-    return {} if "://" in url else {"connect_args": {"timeout": 60}}
+    return {"connect_args": {"timeout": 60}}
 
 
 def study_name(config: TuneConfig, run_id: str) -> str:

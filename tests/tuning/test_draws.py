@@ -66,6 +66,24 @@ def test_steps_are_decimal_and_what_lies_beside_them_is_not_held() -> None:
     assert not holds(IntDistribution(8, 32, step=8), 12)
 
 
+@pytest.mark.parametrize(
+    ("ranges", "found"),
+    [
+        ([FloatDistribution(1e-4, 1e-2, log=True), FloatDistribution(1e-3, 1e-1, log=True)], (1e-4, 1e-1, None)),
+        ([FloatDistribution(0.1, 0.4, step=0.1), FloatDistribution(0.3, 0.7, step=0.1)], (0.1, 0.7, 0.1)),
+        ([FloatDistribution(0.1, 0.4, step=0.1), FloatDistribution(0.15, 0.3)], (0.1, 0.4, None)),
+        ([IntDistribution(8, 32, step=8), IntDistribution(4, 20, step=8)], (4, 32, 1)),
+    ],
+)
+def test_the_ranges_of_a_name_are_seen_as_one(ranges: list[Any], found: tuple[float, float, float | None]) -> None:
+    seen: dict[str, BaseDistribution] = {}
+    for one in ranges:
+        trial = WalkingTrial(lambda _, distribution: ends(distribution)[0], seen=seen)
+        trial._value("a", one)
+    hull: Any = seen["a"]
+    assert (hull.low, hull.high, hull.step) == pytest.approx(found)
+
+
 def test_logarithmic_draws_take_every_order_of_magnitude() -> None:
     rng = np.random.default_rng(0)
     drawn = np.log10([at_random(FloatDistribution(1e-4, 1e0, log=True), rng) for _ in range(4000)])

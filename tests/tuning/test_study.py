@@ -47,6 +47,46 @@ def test_a_study_goes_on_where_a_killed_driver_left_it(tmp_path: Path) -> None:
     assert again.ask(_draw)[1] not in [settings for _, settings in drawn], "the sampler began anew with the same seed"
 
 
+PARTS_OF_A_TRIAL = 7
+"""Entries of a trial with two parameters and one validation: it, these, its draw, the value, its facts, its state."""
+
+
+def test_a_trial_costs_few_entries_of_the_journal(tmp_path: Path) -> None:
+    """Each is read back, and two of three are flushed."""
+    study = SweepStudy(_config("sampler=random"), str(tmp_path), 0, "one")
+
+    def draw(trial: Trial) -> dict[str, Any]:
+        return {name: trial.suggest_float(name, 0, 1) for name in ("a", "b")}
+
+    before = len((tmp_path / "study.journal").read_text().splitlines())
+    number, settings = study.ask(draw, lambda drawn: {"run": f"trials/{drawn}", "began": 5.0})
+    study.report(number, 1, 0.5, last=True)
+    study.hold(number, host="node-a")
+    study.finish(number, [0.5], {"epochs": 1.0})
+    assert len((tmp_path / "study.journal").read_text().splitlines()) - before <= PARTS_OF_A_TRIAL
+    (record,) = SweepStudy(_config("sampler=random"), str(tmp_path), 0, "one").records()
+    assert (record.settings, record.run, record.began, record.host) == (settings, "trials/0", 5.0, "node-a")
+    assert record.other == {"epochs": 1.0}
+
+
+def test_a_sweep_that_an_older_segray_began_is_read(tmp_path: Path) -> None:
+    """It kept each fact of a trial under a name of its own."""
+    study = SweepStudy(_config(), str(tmp_path), 0, "one")
+    for end in (True, False):
+        trial = study.study.ask()
+        trial.suggest_float("optim.lr", 0, 1)
+        for name, value in (("settings", {"optim.lr": 0.5}), ("run", "trials/0"), ("began", 5.0), ("host", "node-a")):
+            trial.set_user_attr(name, value)
+        if end:
+            trial.set_user_attr("other", {"epochs": 3.0})
+            study.study.tell(trial, 0.5)
+    again = SweepStudy(_config(), str(tmp_path), 0, "one")
+    done, running = again.records()
+    assert (done.settings, done.run, done.began, done.host) == ({"optim.lr": 0.5}, "trials/0", 5.0, "node-a")
+    assert done.other == {"epochs": 3.0}
+    assert again.unfinished(_draw) == [(running.number, {"optim.lr": 0.5})]
+
+
 @pytest.mark.parametrize("settings", [(), ("storage=sqlite",)])
 def test_a_study_moves_with_its_folder(tmp_path: Path, settings: tuple[str, ...]) -> None:
     (tmp_path / "old").mkdir()
@@ -152,6 +192,23 @@ def test_cma_es_learns_from_pruned_trials(tmp_path: Path) -> None:
             study.finish(number, [found[-1]], {})
     assert sum(one.state == "pruned" for one in study.records()) > 20
     assert sum(found[-20:]) / 20 > 0.95, "0.905 where it looks at finished trials alone"
+
+
+def test_nsga2_prunes_nothing(tmp_path: Path) -> None:
+    """Optuna's fills its population with finished trials alone, so that nothing would be learnt of the others."""
+    study = SweepStudy(_config("sampler=nsga2", "grace=1"), str(tmp_path), 0, "one")
+    for quality in (0.9, 0.8, 0.7, 0.6, 0.1):
+        number, _ = study.ask(_draw)
+        assert not any(study.report(number, epoch, quality) for epoch in range(1, 9))
+        study.finish(number, [quality], {})
+
+
+def test_cma_es_says_nothing_of_constraints(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    study = SweepStudy(_config("sampler=cmaes"), str(tmp_path), 0, "one")
+    study.finish(study.ask(_draw)[0], [0.5], {})
+    study.out_of_memory(study.ask(_draw)[0], "too wide")
+    assert [one.message for one in recwarn if "Constraints" in str(one.message)] == []
+    assert [one.infeasible for one in study.records()] == [False, True]
 
 
 def test_no_number_is_no_value(tmp_path: Path) -> None:

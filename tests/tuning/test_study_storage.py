@@ -74,6 +74,19 @@ def test_passwords_stay_out_of_the_config(address: str, tmp_path: Path) -> None:
     assert "secret" not in str(error.value)
 
 
+@pytest.mark.parametrize("address", ["postgres:me:secret@host/db", "://me:secret@host/db", "me:secret@host"])
+def test_a_mistyped_address_is_not_shown_with_its_password(address: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="database") as error:
+        storage_url(_config(f"storage='{address}'"), str(tmp_path))
+    assert "secret" not in str(error.value)
+
+
+def test_a_connection_that_was_dropped_is_opened_again(tmp_path: Path) -> None:
+    study = _finished(_config(f"storage=sqlite:///{tmp_path}/many.db"), tmp_path / "sweep", "sweep-1234")
+    storage: Any = study.study._storage
+    assert storage._backend.engine.pool._pre_ping, "a server drops what was idle, and the sweep ends"
+
+
 def test_places_where_no_study_can_lie(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="s3://bucket/sweep is one"):
         storage_url(_config(), "s3://bucket/sweep")
