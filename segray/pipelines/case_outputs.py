@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -21,6 +21,9 @@ from segray.report.slice_overlays import write_overlay_slices
 
 FURTHER: tuple[FurtherKind, ...] = get_args(FurtherKind)
 """All that ``predict.further`` may ask for."""
+
+CONFIDENCE = "confidence"
+"""In a row's list of what was written besides: how sure the net was is in its structures, and lies in no file."""
 
 READ_FROM = {"dicom-seg": "dicom", "rtstruct": "dicom", "png": "picture"}
 """Files that not every case can have, and the kind of the images that have them: some refer to a DICOM series."""
@@ -166,7 +169,12 @@ def structure_columns(case: PredictedCase, confidence: list[dict[str, Any]]) -> 
     rows = case.statistics.as_rows(case.label_map)
     columns = {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
     names = [name for name in confidence[0] if name != "structure"] if confidence else []
-    return columns | {f"confidence_{name}": [_rounded(row[name]) for row in confidence] for name in names}
+    return columns | {f"{CONFIDENCE}_{name}": [_rounded(row[name]) for row in confidence] for name in names}
+
+
+def has_confidence(structures: Mapping[str, Any]) -> bool:
+    """Whether how sure the net was is among the columns of :func:`structure_columns`."""
+    return any(name.startswith(f"{CONFIDENCE}_") for name in structures)
 
 
 def _rounded(value: float | None) -> float | None:

@@ -11,7 +11,7 @@ from segray.formats.source import CaseSource
 from segray.ledger_parts import ABSENT, Row
 from segray.pipelines.case_outputs import FURTHER, further_place
 from segray.pipelines.ledger import Entry
-from segray.pipelines.predict_todo import Listed
+from segray.pipelines.listed import Listed
 
 WHOLE_FOLDERS = ("overlays", "structures")
 """Kinds of further files of which a case has a folder."""
@@ -55,7 +55,7 @@ class EarlierFiles:
         if before is not None and done and not self._replaced and before.fingerprint == row.get("fingerprint"):
             written += [kind for kind in before.further.split(",") if kind in lie and kind not in written]
             row = row | {"further": ",".join(written)}
-        kept = {row["mask"], *(places[kind] for kind in written if kind not in _absent(row))}
+        kept = {row["mask"], *(places[kind] for kind in written if kind in places and kind not in _absent(row))}
         return self._without(row, {*masks, *lie.values()} - kept)
 
     def _without(self, row: Row, places: Collection[str]) -> Row:

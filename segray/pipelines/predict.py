@@ -47,6 +47,9 @@ Say = Callable[[str], None]
 
 PREDICTION = "prediction.json"
 
+THRESHOLDS = "odds"
+"""By which rule thresholds give voxels where labels exclude each other; masks by the rule before it are others."""
+
 GO_ON = "Bundles and cases have to lie where all nodes see them; what is finished stays, and the same command goes on."
 """What mends most of what ends the whole stream, such as a net that no node can load."""
 
@@ -215,6 +218,7 @@ def _declare(folder: str, ensemble: Ensemble, config: Config, cases: Sequence[Ca
         "split": ensemble.split,
         "segray": __version__,
         "predict": config.predict.model_dump(mode="json"),
+        "thresholds": THRESHOLDS,
         # Also for who overwrites: cut off, the run leaves masks of before, and a folder holds those of one backend.
         "backend": before.get("backend"),
     }
@@ -249,6 +253,8 @@ def _other_masks(
     # Folders from before a setting was there have its default.
     before = PredictConfig().of_masks | facts.get("predict", {})
     changed = [f"predict.{name}" for name, value in settings.of_masks.items() if before[name] != value]
+    if settings.threshold and facts.get("thresholds") != THRESHOLDS and not ensemble.first.label_map.overlapping:
+        changed.append("rule of predict.threshold")
     outputs = (str(before.get("output", "auto")), settings.output)
     if any(len({formats.mask_ending(case, output) for output in outputs}) > 1 for case in cases):
         changed.append("predict.output")

@@ -22,7 +22,8 @@ from segray.pipelines.claims import Claim
 from segray.pipelines.earlier_files import in_reach
 from segray.pipelines.failures import reason_for
 from segray.pipelines.ledger import Ledger
-from segray.pipelines.predict_todo import Listed, counted
+from segray.pipelines.listed import Listed
+from segray.pipelines.predict_todo import counted
 from segray.pipelines.runtime import MIB, ray_session
 from segray.report.folders import read_json
 
@@ -278,7 +279,7 @@ def _name_what_is_left(folder: str, ledger: Ledger, lacking: Mapping[str, Sequen
 def _written(row: ledger_parts.Row, source: CaseSource) -> list[str]:
     """The kinds of further files that were written of a case: what it cannot have is not lost."""
     asked, absent = (str(row.get(name) or "").split(",") for name in ("further", ledger_parts.ABSENT))
-    return [kind for kind in asked if kind and kind not in absent and can_have(kind, source)]
+    return [kind for kind in asked if kind in FURTHER and kind not in absent and can_have(kind, source)]
 
 
 def _voxels(row: ledger_parts.Row) -> dict[str, int]:
