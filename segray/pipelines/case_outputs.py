@@ -97,12 +97,15 @@ def why_no_output(output: str, source: CaseSource) -> str:
     return str(CaseError(why_not(output, source), mend="Set predict.output=auto."))
 
 
+def further_folder(kind: str) -> str:
+    """The folder of one kind of ``predict.further``, from the prediction folder."""
+    return PREVIEWS if kind == "preview" else kind
+
+
 def further_place(kind: str, case_id: str) -> str:
     """Where one kind of ``predict.further`` of a case lies, a file or a folder, from the prediction folder."""
-    if kind == "preview":
-        return f"{PREVIEWS}/{case_id}.png"
-    ending = {"overlays": "", "probabilities": ".nii.gz"}
-    return f"{kind}/{case_id}{ending[kind] if kind in ending else formats.OUTPUTS[kind].ending}"
+    ending = {"overlays": "", "probabilities": ".nii.gz", "preview": ".png"}
+    return f"{further_folder(kind)}/{case_id}{ending[kind] if kind in ending else formats.OUTPUTS[kind].ending}"
 
 
 def why_not(kind: str, source: CaseSource) -> str:

@@ -61,13 +61,18 @@ class EarlierFiles:
     def _without(self, row: Row, places: Collection[str]) -> Row:
         """Remove files; where that cannot be, the row's notes say so."""
         for place in sorted(places):
-            path = storage.join(self._folder, place)
             try:
-                (storage.delete_folder if place.startswith(WHOLE_FOLDERS) else storage.delete)(path)
+                remove_file(self._folder, place)
             except SegrayError as error:
                 note = f"{place} is of an earlier run and could not be removed: {error}"
                 row = row | {"notes": f"{row.get('notes') or ''} {note}".strip()}
         return row
+
+
+def remove_file(folder: str, place: str) -> None:
+    """Remove a mask, or a further file, which may be a folder, below a prediction folder. Raises SegrayError."""
+    whole = place.startswith(tuple(f"{kind}/" for kind in WHOLE_FOLDERS))
+    (storage.delete_folder if whole else storage.delete)(storage.join(folder, place))
 
 
 def _absent(row: Row) -> list[str]:
