@@ -94,7 +94,8 @@ def check_output(output: str, cases: Sequence[CaseSource]) -> None:
 
 def why_no_output(output: str, source: CaseSource) -> str:
     """The reason for which a case among others has no mask in such a format, known before it is read."""
-    return str(CaseError(why_not(output, source), mend="Set predict.output=auto."))
+    mend = f"Predict into another folder with predict.further={output} in place of predict.output={output}."
+    return str(CaseError(why_not(output, source), mend=mend))
 
 
 def further_folder(kind: str) -> str:

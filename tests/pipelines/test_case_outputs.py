@@ -27,7 +27,7 @@ from segray.nets.bundle import save_bundle
 from segray.nets.normalise import Normalisation
 from segray.nets.unet import build_net
 from segray.pipelines.backend_choice import choose_backend, kept_choice
-from segray.pipelines.case_outputs import check_further
+from segray.pipelines.case_outputs import check_further, why_no_output
 from segray.pipelines.headers import Planned
 from segray.pipelines.ledger import Ledger
 from segray.pipelines.predict_stages import PredictStage, WriteStage, read_stage
@@ -200,6 +200,12 @@ def test_what_an_empty_mask_or_a_volume_has_not_is_not_missed(bundle: str, scans
     assert verify(str(out)).clean
     with pytest.raises(UsageError, match="png, which is of pictures, and none of the cases is one"):
         check_further(["png"], [CaseSource.from_json(scans[0])], LABELS)
+
+
+def test_what_a_case_among_others_cannot_have_is_told_with_what_works(scans: list[str]) -> None:
+    told = why_no_output("dicom-seg", CaseSource.from_json(scans[0]))
+    assert "a is no DICOM series, which dicom-seg needs." in told
+    assert "another folder with predict.further=dicom-seg in place of predict.output=dicom-seg" in told
 
 
 @pytest.mark.ray
