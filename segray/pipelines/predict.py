@@ -32,6 +32,7 @@ from segray.pipelines.earlier_files import EarlierFiles
 from segray.pipelines.ensemble import Ensemble, load_ensemble
 from segray.pipelines.failures import stopped
 from segray.pipelines.headers import Planned, read_headers
+from segray.pipelines.idle_predict import idle_predict, without_windows
 from segray.pipelines.ledger import Ledger, to_line
 from segray.pipelines.lone_cases import TRIES, LoneCase, allow_losses, predict_lost
 from segray.pipelines.pace import paced_context
@@ -120,7 +121,7 @@ def predict(
             claim.beat = ledger.tick
             beside = _note_problems(problems, {case.case_id for case in cases}, ledger, watch)
             todo = find_todo(cases, ledger, folder, config.predict)
-            for note in [*beside, *todo.notes]:
+            for note in [*idle_predict(config.predict, ensemble.bundles), *beside, *todo.notes]:
                 watch.say(note)
             with patient(), ray_session(config.ray) if todo.cases else nullcontext():
                 new = _work(todo.cases, ensemble, folder, config, ledger, claim, watch)
@@ -253,6 +254,8 @@ def _other_masks(
     # Folders from before a setting was there have its default.
     before = PredictConfig().of_masks | facts.get("predict", {})
     changed = [f"predict.{name}" for name, value in settings.of_masks.items() if before[name] != value]
+    if before["window"] == [0, 0] and without_windows(settings, ensemble.bundles):
+        changed = [name for name in changed if name != "predict.overlap"]
     if settings.threshold and facts.get("thresholds") != THRESHOLDS and not ensemble.first.label_map.overlapping:
         changed.append("rule of predict.threshold")
     outputs = (str(before.get("output", "auto")), settings.output)

@@ -137,6 +137,16 @@ def test_settings_that_make_no_other_mask_go_on(folder: Path) -> None:
     assert again(folder, "predict.mirror=[x, y]", "predict.fill_holes=[liver, spleen]", "predict.batch_slices=1") == 0
 
 
+def test_what_changes_nothing_is_said_and_refuses_nothing(folder: Path) -> None:
+    said: list[str] = []
+    whole = "predict.window=[0,0]"
+    assert again(folder, whole) == 2
+    assert again(folder, whole, "predict.overlap=0.25", said=said) == 0
+    assert said == ["predict.overlap changes nothing: predict.window=[0,0] lets whole slices be seen."]
+    with pytest.raises(UsageError, match=r"made with another predict\.window, predict\.overlap"):
+        again(folder, "predict.overlap=0.25")
+
+
 def test_a_folder_from_before_the_settings_has_their_defaults(folder: Path) -> None:
     assert again(folder) == 2
     path = folder / "out" / "prediction.json"
