@@ -88,7 +88,7 @@ def settings_of(*settings: str) -> PredictConfig:
 def test_all_files_of_a_case_say_the_same(bundle: str, scans: list[str], tmp_path: Path) -> None:
     rows = written(bundle, scans, tmp_path / "out", f"predict.further=[{','.join(ALL)}]", "predict.confidence=true")
     assert {row["status"] for row in rows.values()} == {"ok"}, [row["reason"] for row in rows.values()]
-    assert {row["further"] for row in rows.values()} == {",".join(ALL)}
+    assert {row["further"] for row in rows.values()} == {",".join([*ALL, "confidence"])}
     for name in NAMES:
         labels, geometry = formats.read_mask(str(tmp_path / "out" / rows[name]["mask"]))
         assert set(np.unique(labels)) == {0, 1, 2}, "noise with all labels in it"
@@ -167,7 +167,7 @@ def test_the_long_table_and_the_review_come_from_the_ledger(bundle: str, scans: 
     assert len(read_csv_rows(str(out / "structures.csv"))) == len(table)
     ranked = read_csv_rows(str(out / "review.csv"))
     assert len(ranked) == 4
-    assert (ranked[0]["case_id"], ranked[0]["status"]) == ("z", "failed")
+    assert (ranked[-1]["case_id"], ranked[-1]["status"]) == ("z", "failed")
     page = (out / "review.html").read_text()
     assert "it is cut" in page
     assert 'src="previews/' in page
