@@ -21,7 +21,7 @@ def without_files(known: Known, settings: PredictConfig, folder: str, there: Lis
 
     Files are looked for by their names, in listings; whether they are whole is for ``--verify``.
     """
-    wanted = set(settings.further)
+    wanted: set[str] = set(settings.further)
     done = [(case, entry) for case, entry in known if entry.done]
     never = {case.case_id for case, entry in done if wanted - set(entry.further.split(","))}
     gone: dict[str, set[str]] = {}
