@@ -6,7 +6,8 @@ A few dozen tiny phantoms (4x32x32 int16, NIfTI) are hard-linked under many name
 through the API, each step in a process of its own with an embedded Ray of two CPUs:
 
 * run: seconds a case around the 1,000th and before the last case, from the times in the ledger; the driver's resident
-  memory then. To reach: no more than 1.25 times as many seconds, and 4 kB a case more.
+  memory then. To reach: no more than 1.10 times as many seconds, and flat memory: 0.1 kB a case more, 2 MB over all,
+  is what it wavers by itself. --small, which is over in seconds, is held to 1.25 and 4 kB.
 * again: the same command on the finished folder, which lists the cases, compares their fingerprints and finds nothing
   to do. To reach: 20 s with the start of the process.
 * verify: every mask read and compared with its row.
@@ -35,7 +36,12 @@ import nibabel
 import numpy as np
 from machine import write_result
 
-TARGETS = {"late/early": 1.25, "driver kB a case": 4.0, "again s": 20.0, "plan s": 120.0}
+WANTED = {"late/early": 1.10, "driver kB a case": 0.1, "again s": 20.0, "plan s": 120.0}
+"""The most of each figure."""
+
+LAX = WANTED | {"late/early": 1.25, "driver kB a case": 4.0}
+"""For so few cases that a start weighs more than what comes after it."""
+
 MADE = 24
 """Different cases; the others are links to them."""
 
@@ -214,6 +220,16 @@ def measure(base: Path, count: int) -> dict[str, Any]:
     }
 
 
+def compared(result: dict[str, Any], wanted: dict[str, float]) -> list[dict[str, Any]]:
+    """What was wanted at most, what was got, and whether that meets it, for each figure that was measured."""
+    got = result | result.get("plan", {})
+    return [
+        {"what": what, "wanted": most, "got": round(got[what], 3), "met": "yes" if got[what] <= most else "no"}
+        for what, most in wanted.items()
+        if what in got
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", type=int, default=20_000)
@@ -226,7 +242,7 @@ def main() -> None:
         print(json.dumps(STEPS[kind](base)))
         return
     with tempfile.TemporaryDirectory() as name:
-        result: dict[str, Any] = {"targets": TARGETS}
+        result: dict[str, Any] = {}
         if not options.plan:
             result |= measure(Path(name), 200 if options.small else options.cases)
         if options.plan or options.small:
@@ -235,6 +251,7 @@ def main() -> None:
             result["plan"] = {key: round(value, 1) for key, value in found.items()}
             result["plan"]["plan s"] = round(found["list_s"] + found["headers_s"], 1)
         shutil.rmtree(name, ignore_errors=True)
+    result["wanted"] = compared(result, LAX if options.small else WANTED)
     print(json.dumps(result, indent=1))
     if not options.small:
         write_result("archive_plan" if options.plan else "archive_scale", result)

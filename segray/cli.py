@@ -321,7 +321,7 @@ def predict(
         bool, typer.Option("--verify", help="Predict nothing: compare DST with its ledger and with SRC, and mend it.")
     ] = False,
     delete_orphans: Annotated[
-        bool, typer.Option("--delete-orphans", help="With --verify: remove masks that no row names, and damaged ones.")
+        bool, typer.Option("--delete-orphans", help="With --verify: remove files of no row, and damaged masks.")
     ] = False,
     layout: Format = None,
     config: ConfigFile = None,
@@ -340,12 +340,15 @@ def predict(
     settings = _config(config, overrides, ingest__format=layout, **{key: "true" for key, on in flags.items() if on})
 
     from segray.cli_display import CaseLine, print_note, print_predict, print_verify
+    from segray.nets.bundle import find_bundles
     from segray.pipelines.predict import predict as run
     from segray.pipelines.verify import verify_on_ray
 
     if delete_orphans and not verify:
         raise UsageError("--delete-orphans is for --verify.", mend="Give both, or neither.")
     if verify:
+        _refuse_beside_verify(**{"--with": further, "--retry-failed": retry_failed, "--overwrite": overwrite})
+        find_bundles(bundle)
         checked = verify_on_ray(destination, source, settings, delete_orphans=delete_orphans)
         print_verify(checked)
         raise typer.Exit(0 if checked.clean else SOME_FAILED)
@@ -353,6 +356,16 @@ def predict(
         summary = run([bundle, *(further or [])], source, destination, settings, watcher=line, say=print_note)
     print_predict(summary)
     raise typer.Exit(SOME_FAILED if summary.failed else 0)
+
+
+def _refuse_beside_verify(**named: object) -> None:
+    """Raise UsageError where ``--verify``, which predicts nothing, is given what is for a prediction."""
+    ignored = [name for name, value in named.items() if value]
+    if ignored:
+        raise UsageError(
+            f"--verify predicts nothing, and {ignored[0]} would change nothing.",
+            mend=f"Leave {ignored[0]} out; the same command without --verify takes it.",
+        )
 
 
 @app.command()

@@ -5,6 +5,7 @@ torch is imported only by what runs beside a net, so that ingest workers start w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 TIE = 1e-5
 """Difference of vote scores that counts as a tie: the sums are float32."""
 
-NO_PROBABILITY = -1.0
-"""In place of a probability that does not count: below that of any label that does."""
-
 LABELS_AT_ONCE = 4
 """Label planes a slice that are interpolated together: memory stays at a few planes, calls are few."""
 
@@ -39,6 +37,45 @@ BLOCK = 8
 
 Meaning = Literal["softmax", "sigmoid", "given", "shifted"]
 """What makes scores probabilities: a softmax over the labels, a sigmoid of each; they are some, or some less 0.5."""
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """What thresholds make of the scores of labels that exclude each other, before the largest takes a pixel.
+
+    A threshold t weighs a label's probability by the odds against it, (1 - t) / t, and what has none by 1. So a label
+    with a threshold takes a pixel that it shares with a single one without from the probability t on; of one structure
+    that is argmax p / t, the background's threshold being 1 - t. All at 0.5 are the plain argmax.
+
+    Attributes:
+        factors: an entry a label, the background's first, which is 1; finite, 0 for what has a threshold of 1.
+        logits: to the scores, which are logits, the factors' logarithms are added; else they are probabilities.
+    """
+
+    factors: tuple[float, ...]
+    logits: bool
+
+    def plane(self, number: int, plane: Tensor) -> Tensor:
+        """The float32 scores of one label, weighed. The background's are the next smaller ones: it loses ties."""
+        import torch
+
+        factor = self.factors[number]
+        if factor != 1.0:
+            plane = plane + _log(factor) if self.logits else plane * factor
+        return plane if number else torch.nextafter(plane, plane.new_tensor(-torch.inf))
+
+    def weighed(self, scores: Tensor) -> Tensor:
+        """(..., L) scores, weighed as :meth:`plane` does; float32 in memory of its own."""
+        import torch
+
+        factors = torch.tensor(self.factors, device=scores.device)
+        found = scores + factors.double().log().float() if self.logits else scores * factors
+        found[..., 0] = self.plane(0, found[..., 0])
+        return found
+
+
+def _log(factor: float) -> float:
+    return math.log(factor) if factor else -math.inf
 
 
 def _around_body(placement: Placement, voxels: Volume, fill: float) -> Placement:
@@ -275,7 +312,7 @@ def place_slab(voxels: Volume, placement: Placement, grid: Grid, device: torch.d
 
 
 def scores_to_labels(
-    scores: Tensor, placement: Placement, *, at_once: int = LABELS_AT_ONCE, least: Sequence[float | None] = ()
+    scores: Tensor, placement: Placement, *, at_once: int = LABELS_AT_ONCE, weighing: Weighing | None = None
 ) -> Tensor:
     """Scores on the canvas to labels on the case's own in-plane grid.
 
@@ -284,14 +321,13 @@ def scores_to_labels(
     memory is that of a few planes a slice. Without resampling it is a crop and the argmax. On a CPU labels that
     can be the largest nowhere in a slice, as are most of many structures, are not interpolated there.
 
-    With ``least`` the labels of a voxel that count are those whose interpolated probability is at least their own: of
-    them the largest. Whether a label counts is seen from its plane alone, so that the maximum still runs.
+    Thresholds weigh the interpolated scores, each label's plane by itself, so that the maximum still runs.
 
     Args:
-        scores: (n, L, H, W) logits or probabilities; with ``least`` probabilities.
+        scores: (n, L, H, W) logits or probabilities.
         placement: a placement that crops nothing.
         at_once: label planes that are interpolated together.
-        least: the probability from which each label counts, None: always, as label 0 must; (): all always.
+        weighing: what thresholds make of such scores; None: nothing.
 
     Returns:
         (n, Y, X) channel indices on the device, uint8, or int16 for more than 256 channels; the lowest index wins ties.
@@ -307,11 +343,11 @@ def scores_to_labels(
     # On a CPU the planes of one slice stay in its cache; a GPU wants the whole slab at once.
     on_cpu = scores.device.type == "cpu"
     step = 1 if on_cpu else max(count, 1)
-    leaves_out = on_cpu and placement.refines and not least and channels > 2 * at_once
+    leaves_out = on_cpu and placement.refines and weighing is None and channels > 2 * at_once
     for start in range(0, count, step):
         some, found = inside[start : start + step], labels[start : start + step]
         chosen = _contenders(some) if leaves_out else None
-        _running_maximum(some, found, chosen, at_once, least)
+        _running_maximum(some, found, chosen, at_once, weighing)
     return labels
 
 
@@ -474,18 +510,17 @@ def _of_four(planes: Tensor, choose: Callable[[Tensor, Tensor], Tensor]) -> Tens
 
 
 def _running_maximum(
-    scores: Tensor, labels: Tensor, chosen: Collection[int] | None, at_once: int, least: Sequence[float | None]
+    scores: Tensor, labels: Tensor, chosen: Collection[int] | None, at_once: int, weighing: Weighing | None
 ) -> None:
-    """Put which of the chosen labels has the largest (n, L, h, w) score that counts into ``labels`` (n, Y, X) of 0."""
+    """Put which of the chosen labels has the largest (n, L, h, w) score, weighed, into ``labels`` (n, Y, X) of 0."""
     import torch
 
     size = (labels.shape[-2], labels.shape[-1])
     best = torch.full(labels.shape, -torch.inf, device=scores.device)
     higher = torch.empty(labels.shape, dtype=torch.bool, device=scores.device)
     for number, plane in _planes(scores, size, at_once, chosen):
-        share = least[number] if least else None
-        if share is not None:
-            plane = plane.masked_fill(plane < share, NO_PROBABILITY)
+        if weighing is not None:
+            plane = weighing.plane(number, plane)
         torch.gt(plane, best, out=higher)
         # The index only rises, so the maximum does what a masked assignment would, four times as fast.
         torch.maximum(labels, higher.to(labels.dtype).mul_(number), out=labels)

@@ -17,6 +17,7 @@ import typer
 import segray
 from segray import cli, privacy
 from segray.config import PrivacyConfig
+from segray.errors import UsageError
 
 LIMIT_S = 0.4
 """Wall-clock limit of a --help on a machine of its own."""
@@ -126,6 +127,12 @@ def test_a_flag_of_verify_alone_is_refused() -> None:
     done = run_segray("predict", "bundle", "scans", "out", "--delete-orphans")
     assert done.returncode == 2
     assert "--delete-orphans is for --verify." in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize("flag", ["--with=other", "--retry-failed", "--overwrite"])
+def test_what_verify_would_not_look_at_is_refused(flag: str) -> None:
+    with pytest.raises(UsageError, match=f"predicts nothing, and {flag.partition('=')[0]} would change nothing"):
+        cli.app(["predict", "bundle", "scans", "out", "--verify", flag], standalone_mode=False)
 
 
 def test_the_version_is_told_without_a_command() -> None:

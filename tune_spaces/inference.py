@@ -4,8 +4,8 @@ For a bundle that is good already, on the validation cases of the shards that it
 in `tune.bundle`: `segray tune my.yaml --space tune_spaces/inference.py --set tune.bundle=runs/one`, then predict with
 `--config best.yaml`. With few validation cases choose what is better by much: what is better by a hair is luck.
 
-Thresholds need names: write those of your structures into STRUCTURES. Mirrors help where the training mirrored along
-the same axis (augment.flip_x and so on); elsewhere they do harm.
+Thresholds need names: write those of your structures into STRUCTURES; below 0.5 a structure gets more voxels, above it
+fewer. Mirrors help where the training mirrored along the same axis (augment.flip_x and so on); elsewhere they do harm.
 
 Cost: a trial predicts all validation cases once; an axis in `predict.mirror` doubles its time.
 

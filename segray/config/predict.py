@@ -56,9 +56,9 @@ class PredictConfig(Section):
     )
     threshold: dict[str, Share] = setting(
         {},
-        "structure names and the probability from which a voxel may be theirs, such as {tumour: 0.7}; below it the "
-        "next most probable label that may be takes the voxel, at last the background; where labels overlap: in place "
-        "of 0.5",
+        "structure names and the probability t from which they take a voxel that they share with one other label, such "
+        "as {tumour: 0.3} for more voxels, 0.7 for fewer; the largest of the probabilities, each times (1 - t) / t, "
+        "takes the voxel, so that 0.5 is as without; where labels overlap: in place of 0.5",
     )
     largest_component: Names = setting(
         [],

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segray.case import LabelMap
-from segray.engine.scores import ScoreReading, best_labels, there
+from segray.engine.scores import ScoreReading
 
 BAND = 2**21
 """Scores that are looked at together, so that memory stays at some copies of them in float32."""
@@ -161,21 +161,17 @@ class Agreement:
     def member(self, found: Tensor) -> None:
         """Note what one member would give the pixels."""
         if self._shares:
-            self._members.append(self._winners(found))
+            self._members.append(self._reading.likeliest(found))
 
     def mean(self, found: Tensor) -> None:
         """Count the pixels of all members since the last mean."""
         if not self._shares:
             return
-        average = self._winners(found)
+        average = self._reading.likeliest(found)
         for share in self._shares:
             for number, labels in enumerate(self._members):
                 share.sums.compare(number, labels[share.here], average[share.here])
         self._members.clear()
-
-    def _winners(self, found: Tensor) -> Tensor:
-        least = self._reading.least
-        return there(found, least, 0.5) if self._reading.overlapping else best_labels(found, least)
 
 
 def _bands(scores: Tensor) -> Iterator[Tensor]:

@@ -128,8 +128,8 @@ class Predictor:
         Returns:
             (z, y, x) channel indices on the case's own grid: uint8, or uint16 for more than 256 channels; of a bundle
             with overlapping labels bit fields, bit k where the probability of structure k is above 0.5, or at least its
-            threshold. Where labels exclude each other, a voxel has the most probable of those that reach theirs; the
-            background, and what has no threshold, always does.
+            threshold. Where labels exclude each other, a voxel has the most probable one, after thresholds have
+            weighed probabilities as :class:`segray.resample.Weighing` says.
 
         Raises:
             CaseError: the voxels are no volume, have other channels than the bundle's network, or do not fit its grid;
@@ -196,6 +196,8 @@ class Predictor:
         bytes_a_pixel = 2 * labels + 4 * LABELS_AT_ONCE
         if self._reading.averaged or self._config.mirror:
             bytes_a_pixel += 8 * labels  # probabilities of one network, or mirror, and their sum
+        if self._reading.weighing is not None:
+            bytes_a_pixel += 4 * labels  # the scores that thresholds have weighed
         if seen < pixels:
             bytes_a_pixel += 4 * labels  # the sum over windows
         slab = bytes_a_pixel * pixels + ACTIVATION_BYTES * self._width * seen
@@ -336,10 +338,7 @@ class Predictor:
         return shares
 
     def _scores(self, members: Sequence[Member], slab: Slab) -> Tensor:
-        """Logits of the one network, or the mean of the probabilities of several, less 0.5 where labels overlap.
-
-        Where labels that exclude each other have thresholds, the one network's probabilities.
-        """
+        """Logits of the one network, or the mean of the probabilities of several, less 0.5 where labels overlap."""
         if not self._reading.averaged:
             return members[0](slab)
         overlapping = self._reading.overlapping

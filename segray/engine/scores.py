@@ -12,9 +12,9 @@ from torch import Tensor
 from segray.case import LabelMap
 from segray.config import PredictConfig
 from segray.engine.probabilities import probabilities
-from segray.engine.thresholds import least_probabilities, score_cuts
+from segray.engine.thresholds import least_probabilities, score_cuts, weighing
 from segray.grid import Placement
-from segray.resample import NO_PROBABILITY, Meaning, scores_to_bits, scores_to_labels, scores_to_shares
+from segray.resample import Meaning, Weighing, scores_to_bits, scores_to_labels, scores_to_shares
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,10 @@ class ScoreReading:
         labels: L, the outputs of the nets.
         overlapping: a score a structure, else labels exclude each other, the first of them the background.
         averaged: scores are mean probabilities, less 0.5 where labels overlap; else logits of one network.
-        least: of each label the probability from which it counts, None: always, or where labels overlap above 0.5; ():
-            no label has any.
+        least: of each overlapping structure the probability from which it is there, None: above 0.5; (): of all.
         cuts: the same as scores.
+        weighing: what thresholds make of the scores of labels that exclude each other; None: nothing.
+        weighing_shares: the same of their probabilities.
         stored: the type of probabilities that are handed out.
     """
 
@@ -36,25 +37,39 @@ class ScoreReading:
     averaged: bool
     least: tuple[float | None, ...] = ()
     cuts: tuple[float | None, ...] = ()
+    weighing: Weighing | None = None
+    weighing_shares: Weighing | None = None
     stored: Literal["uint8", "uint16"] = "uint8"
 
     @classmethod
     def of(cls, config: PredictConfig, label_map: LabelMap, networks: int) -> ScoreReading:
         """How the scores of so many networks are read with some settings. Raises UsageError: no such structure."""
-        overlapping = label_map.overlapping
-        least = least_probabilities(config.threshold, label_map)
-        cuts = score_cuts(least, averaged=networks > 1) if overlapping else least
-        averaged = networks > 1 or bool(least and not overlapping)
-        return cls(label_map.channels, overlapping, averaged, least, cuts, config.probabilities)
+        averaged, least = networks > 1, least_probabilities(config.threshold, label_map)
+        if label_map.overlapping:
+            cuts = score_cuts(least, averaged=averaged)
+            return cls(label_map.channels, True, averaged, least, cuts, stored=config.probabilities)
+        return cls(
+            label_map.channels,
+            False,
+            averaged,
+            weighing=weighing(least, logits=not averaged),
+            weighing_shares=weighing(least, logits=False),
+            stored=config.probabilities,
+        )
 
     def on_case(self, scores: Tensor, placement: Placement) -> Tensor:
         """(n, Y, X) label indices, or bit fields where labels overlap, on the case's own in-plane grid."""
-        read = scores_to_bits if self.overlapping else labels_of_scores
-        return read(scores, placement, least=self.cuts)
+        if self.overlapping:
+            return scores_to_bits(scores, placement, least=self.cuts)
+        return labels_of_scores(scores, placement, weighing=self.weighing)
 
     def winners(self, scores: Tensor) -> Tensor:
         """(n, L, ...) scores to what is where on the canvas: (n, ...) indices; (n, L, ...) bool where they overlap."""
-        return there(scores, self.cuts, 0.0) if self.overlapping else best_labels(scores, self.cuts)
+        return there(scores, self.cuts, 0.0) if self.overlapping else best_labels(scores, self.weighing)
+
+    def likeliest(self, shares: Tensor) -> Tensor:
+        """(n, L, ...) probabilities to what is where, as :meth:`winners` of scores."""
+        return there(shares, self.least, 0.5) if self.overlapping else best_labels(shares, self.weighing_shares)
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """(n, L, ...) scores to float32 probabilities."""
@@ -66,22 +81,18 @@ class ScoreReading:
         """(n, L, Y, X) probabilities times the highest value of their type, on the case's own in-plane grid.
 
         Labels are made of them: they are those of the interpolated scores, so that without thresholds the largest is
-        that of the label, but for what rounding makes equal.
+        that of the label, and of one structure it is there from its threshold on, but for what rounding makes equal.
         """
         meanings: tuple[Meaning, Meaning] = ("given", "shifted") if self.averaged else ("softmax", "sigmoid")
         return scores_to_shares(scores.contiguous(), placement, meanings[self.overlapping], stored=self.stored)
 
 
-def best_labels(scores: Tensor, least: Sequence[float | None] = ()) -> Tensor:
-    """(n, L, ...) scores to the (n, ...) index of the largest that counts: uint8, or int16 for more than 256 labels.
-
-    With ``least`` scores are probabilities, and a label counts from its own on; None: always.
-    """
+def best_labels(scores: Tensor, weighing: Weighing | None = None) -> Tensor:
+    """(n, L, ...) scores to the (n, ...) index of the largest, weighed: uint8, or int16 for more than 256 labels."""
     # In channels_last the scores of a pixel are neighbours: a maximum over the last axis reads memory in order.
     last = scores.movedim(1, -1)
-    if least:
-        shares = last.new_tensor([0.0 if share is None else share for share in least])
-        last = last.masked_fill(last < shares, NO_PROBABILITY)
+    if weighing is not None:
+        last = weighing.weighed(last)
     return last.max(-1).indices.to(torch.uint8 if scores.shape[1] <= 256 else torch.int16)
 
 
@@ -94,18 +105,18 @@ def there(scores: Tensor, cuts: Sequence[float | None], above: float) -> Tensor:
     return found
 
 
-def labels_of_scores(scores: Tensor, placement: Placement, *, least: Sequence[float | None] = ()) -> Tensor:
+def labels_of_scores(scores: Tensor, placement: Placement, *, weighing: Weighing | None = None) -> Tensor:
     """Scores on the canvas to labels on the case's in-plane grid, the way that is fastest for their layout.
 
     Args:
-        scores: (n, L, H, W), best in channels_last; with ``least`` probabilities.
+        scores: (n, L, H, W), best in channels_last.
         placement: a placement that crops nothing.
-        least: the probability from which each label counts, None: always; (): all of them.
+        weighing: what thresholds make of such scores; None: nothing.
 
     Returns:
         (n, Y, X) uint8, or int16 for more than 256 channels; equal to :func:`segray.resample.scores_to_labels`.
     """
     if placement.resamples:
-        return scores_to_labels(scores.contiguous(), placement, least=least)
+        return scores_to_labels(scores.contiguous(), placement, weighing=weighing)
     (y, x), _ = placement.windows()
-    return best_labels(scores[:, :, y, x], least)
+    return best_labels(scores[:, :, y, x], weighing)

@@ -1,6 +1,6 @@
 """The cases of a prediction run in the order in which a person should look at them, each with its reasons in words.
 
-Nothing here knows the truth. A case is conspicuous by what it alone is in its run, in five ways, each of a severity
+Nothing here knows the truth. A case is conspicuous by what it alone is in its run, in six ways, each of a severity
 from 0 to 1 for every structure:
 
 =========== ====== ==================================================================================================
@@ -13,12 +13,13 @@ confidence  0.6    the same for a low margin, a high entropy or a high disagreem
 hu          0.5    the same for the mean HU
 border      0.3    the border of the volume cuts the structure: the voxels there against voxels ** (2/3), at most 1,
                    times the share of cases in which it is not cut
+nothing     0.1    1 where none of the structures was found, unless empty says so
 =========== ====== ==================================================================================================
 
 The points of a finding are weight * severity; below 0.01 it is none. The score of a case is 1 - product of (1 - points)
-over the five kinds, each by its strongest finding, so that 0 is inconspicuous, several kinds add up, and 30 structures
-of one kind are no more than the worst of them. A failed case has the score 1. It is an order, no probability of an
-error.
+over the six kinds, each by its strongest finding, so that 0 is inconspicuous, several kinds add up, and 30 structures
+of one kind are no more than the worst of them. A failed case has the score 1 and follows all cases with masks, since
+there is nothing to look at. It is an order, no probability of an error.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ CONSPICUOUS = 3.0
 LEAST_SPREAD = {"volume": 0.05, "hu": 5.0, "confidence": 0.02}
 """Standard deviations are taken to be at least this: 5 % of a volume, 5 HU, and 0.02 of a confidence."""
 
-WEIGHTS = {"empty": 0.8, "volume": 0.7, "confidence": 0.6, "hu": 0.5, "border": 0.3}
+WEIGHTS = {"empty": 0.8, "volume": 0.7, "confidence": 0.6, "hu": 0.5, "border": 0.3, "nothing": 0.1}
 
 LEAST_POINTS = 0.01
 """What has fewer is no finding: a border that nearly all scans cut would fill every case's reasons."""
@@ -81,6 +82,8 @@ class Findings:
 def review(cases: Table, structures: Table) -> list[dict[str, Any]]:
     """A row a case, the most conspicuous first: rank (from 1), case_id, status, score, structure, findings, reasons.
 
+    Failed cases come last.
+
     ``structure`` is the one with most points, None where there is no finding; ``findings`` counts them; ``reasons`` are
     the strongest ones in words, joined by "; ". Cases of equal score follow by the sum of all points, then by the mean
     of their confidences, then by id.
@@ -101,13 +104,14 @@ def review(cases: Table, structures: Table) -> list[dict[str, Any]]:
         "hu": _hu(table),
         "border": _border(table),
     }
+    kinds["nothing"] = _nothing(table, kinds["empty"])
     points = np.stack([WEIGHTS[name] * found.severity for name, found in kinds.items()])
     points[points < LEAST_POINTS] = 0.0
     strongest = points.max(axis=2, initial=0.0)
     failed = np.array([status == "failed" for status in table.status], dtype=np.bool_)
     score = np.where(failed, 1.0, 1.0 - np.prod(1.0 - strongest, axis=0))
-    order = np.lexsort((np.array(table.cases), -_doubt(table), -points.sum(axis=(0, 2)), -score))
-    worst = _worst(points, table.structures)
+    order = np.lexsort((np.array(table.cases), -_doubt(table), -points.sum(axis=(0, 2)), -score, failed))
+    worst = _worst(points[:-1], table.structures)  # that nothing was found is of no structure
     reasons = _reasons(points, list(kinds.values()))
     return [
         {
@@ -194,9 +198,24 @@ def _severity(deviations: Floats) -> Floats:
     return np.asarray(1.0 - CONSPICUOUS / beyond, dtype=np.float64)
 
 
-def _empty(table: _LongTable) -> Findings:
+def _sizes(table: _LongTable) -> Floats:
     voxels, volume = table.matrix("voxels"), table.matrix("volume_ml")
-    size = np.where(np.isnan(voxels), volume, voxels)  # a rounded volume may be 0 where there are voxels
+    return np.where(np.isnan(voxels), volume, voxels)  # a rounded volume may be 0 where there are voxels
+
+
+def _nothing(table: _LongTable, empty: Findings) -> Findings:
+    """At the first structure, for the case as a whole."""
+    size = _sizes(table)
+    severity = np.zeros(table.shape)
+    if table.structures:
+        none = (size == 0).any(axis=1) & ~(size > 0).any(axis=1)
+        told = (WEIGHTS["empty"] * empty.severity >= LEAST_POINTS).any(axis=1)
+        severity[:, 0] = none & ~told
+    return Findings(severity, lambda _, __: "nothing was found at all")
+
+
+def _empty(table: _LongTable) -> Findings:
+    size = _sizes(table)
     known = (~np.isnan(size)).sum(axis=0)
     share = (size > 0).sum(axis=0) / np.maximum(known, 1)
     conspicuous = np.where(known >= LEAST_CASES, np.maximum(share - MOST, 0.0) / (1.0 - MOST), 0.0)

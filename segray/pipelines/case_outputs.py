@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -21,6 +21,9 @@ from segray.report.slice_overlays import write_overlay_slices
 
 FURTHER: tuple[FurtherKind, ...] = get_args(FurtherKind)
 """All that ``predict.further`` may ask for."""
+
+CONFIDENCE = "confidence"
+"""In a row's list of what was written besides: how sure the net was is in its structures, and lies in no file."""
 
 READ_FROM = {"dicom-seg": "dicom", "rtstruct": "dicom", "png": "picture"}
 """Files that not every case can have, and the kind of the images that have them: some refer to a DICOM series."""
@@ -91,15 +94,19 @@ def check_output(output: str, cases: Sequence[CaseSource]) -> None:
 
 def why_no_output(output: str, source: CaseSource) -> str:
     """The reason for which a case among others has no mask in such a format, known before it is read."""
-    return str(CaseError(why_not(output, source), mend="Set predict.output=auto."))
+    mend = f"Predict into another folder with predict.further={output} in place of predict.output={output}."
+    return str(CaseError(why_not(output, source), mend=mend))
+
+
+def further_folder(kind: str) -> str:
+    """The folder of one kind of ``predict.further``, from the prediction folder."""
+    return PREVIEWS if kind == "preview" else kind
 
 
 def further_place(kind: str, case_id: str) -> str:
     """Where one kind of ``predict.further`` of a case lies, a file or a folder, from the prediction folder."""
-    if kind == "preview":
-        return f"{PREVIEWS}/{case_id}.png"
-    ending = {"overlays": "", "probabilities": ".nii.gz"}
-    return f"{kind}/{case_id}{ending[kind] if kind in ending else formats.OUTPUTS[kind].ending}"
+    ending = {"overlays": "", "probabilities": ".nii.gz", "preview": ".png"}
+    return f"{further_folder(kind)}/{case_id}{ending[kind] if kind in ending else formats.OUTPUTS[kind].ending}"
 
 
 def why_not(kind: str, source: CaseSource) -> str:
@@ -166,7 +173,12 @@ def structure_columns(case: PredictedCase, confidence: list[dict[str, Any]]) -> 
     rows = case.statistics.as_rows(case.label_map)
     columns = {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
     names = [name for name in confidence[0] if name != "structure"] if confidence else []
-    return columns | {f"confidence_{name}": [_rounded(row[name]) for row in confidence] for name in names}
+    return columns | {f"{CONFIDENCE}_{name}": [_rounded(row[name]) for row in confidence] for name in names}
+
+
+def has_confidence(structures: Mapping[str, Any]) -> bool:
+    """Whether how sure the net was is among the columns of :func:`structure_columns`."""
+    return any(name.startswith(f"{CONFIDENCE}_") for name in structures)
 
 
 def _rounded(value: float | None) -> float | None:

@@ -11,7 +11,7 @@ from segray.formats.source import CaseSource
 from segray.ledger_parts import ABSENT, Row
 from segray.pipelines.case_outputs import FURTHER, further_place
 from segray.pipelines.ledger import Entry
-from segray.pipelines.predict_todo import Listed
+from segray.pipelines.listed import Listed
 
 WHOLE_FOLDERS = ("overlays", "structures")
 """Kinds of further files of which a case has a folder."""
@@ -55,19 +55,24 @@ class EarlierFiles:
         if before is not None and done and not self._replaced and before.fingerprint == row.get("fingerprint"):
             written += [kind for kind in before.further.split(",") if kind in lie and kind not in written]
             row = row | {"further": ",".join(written)}
-        kept = {row["mask"], *(places[kind] for kind in written if kind not in _absent(row))}
+        kept = {row["mask"], *(places[kind] for kind in written if kind in places and kind not in _absent(row))}
         return self._without(row, {*masks, *lie.values()} - kept)
 
     def _without(self, row: Row, places: Collection[str]) -> Row:
         """Remove files; where that cannot be, the row's notes say so."""
         for place in sorted(places):
-            path = storage.join(self._folder, place)
             try:
-                (storage.delete_folder if place.startswith(WHOLE_FOLDERS) else storage.delete)(path)
+                remove_file(self._folder, place)
             except SegrayError as error:
                 note = f"{place} is of an earlier run and could not be removed: {error}"
                 row = row | {"notes": f"{row.get('notes') or ''} {note}".strip()}
         return row
+
+
+def remove_file(folder: str, place: str) -> None:
+    """Remove a mask, or a further file, which may be a folder, below a prediction folder. Raises SegrayError."""
+    whole = place.startswith(tuple(f"{kind}/" for kind in WHOLE_FOLDERS))
+    (storage.delete_folder if whole else storage.delete)(storage.join(folder, place))
 
 
 def _absent(row: Row) -> list[str]:

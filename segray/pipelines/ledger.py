@@ -38,7 +38,7 @@ class Entry(NamedTuple):
         mask: its path below the folder; empty where there is none.
         fingerprint: of its input when it was read; empty where that is not known.
         reason: why it failed.
-        further: kinds of files that were written beside the mask, joined by commas.
+        further: what was written beside the mask, kinds of files and ``confidence``, joined by commas.
     """
 
     status: str

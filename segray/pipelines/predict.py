@@ -32,6 +32,7 @@ from segray.pipelines.earlier_files import EarlierFiles
 from segray.pipelines.ensemble import Ensemble, load_ensemble
 from segray.pipelines.failures import stopped
 from segray.pipelines.headers import Planned, read_headers
+from segray.pipelines.idle_predict import idle_predict, without_windows
 from segray.pipelines.ledger import Ledger, to_line
 from segray.pipelines.lone_cases import TRIES, LoneCase, allow_losses, predict_lost
 from segray.pipelines.pace import paced_context
@@ -46,6 +47,9 @@ Say = Callable[[str], None]
 """Called with a sentence that the user should read before the work begins."""
 
 PREDICTION = "prediction.json"
+
+THRESHOLDS = "odds"
+"""By which rule thresholds give voxels where labels exclude each other; masks by the rule before it are others."""
 
 GO_ON = "Bundles and cases have to lie where all nodes see them; what is finished stays, and the same command goes on."
 """What mends most of what ends the whole stream, such as a net that no node can load."""
@@ -117,7 +121,7 @@ def predict(
             claim.beat = ledger.tick
             beside = _note_problems(problems, {case.case_id for case in cases}, ledger, watch)
             todo = find_todo(cases, ledger, folder, config.predict)
-            for note in [*beside, *todo.notes]:
+            for note in [*idle_predict(config.predict, ensemble.bundles), *beside, *todo.notes]:
                 watch.say(note)
             with patient(), ray_session(config.ray) if todo.cases else nullcontext():
                 new = _work(todo.cases, ensemble, folder, config, ledger, claim, watch)
@@ -215,6 +219,7 @@ def _declare(folder: str, ensemble: Ensemble, config: Config, cases: Sequence[Ca
         "split": ensemble.split,
         "segray": __version__,
         "predict": config.predict.model_dump(mode="json"),
+        "thresholds": THRESHOLDS,
         # Also for who overwrites: cut off, the run leaves masks of before, and a folder holds those of one backend.
         "backend": before.get("backend"),
     }
@@ -249,6 +254,10 @@ def _other_masks(
     # Folders from before a setting was there have its default.
     before = PredictConfig().of_masks | facts.get("predict", {})
     changed = [f"predict.{name}" for name, value in settings.of_masks.items() if before[name] != value]
+    if before["window"] == [0, 0] and without_windows(settings, ensemble.bundles):
+        changed = [name for name in changed if name != "predict.overlap"]
+    if settings.threshold and facts.get("thresholds") != THRESHOLDS and not ensemble.first.label_map.overlapping:
+        changed.append("rule of predict.threshold")
     outputs = (str(before.get("output", "auto")), settings.output)
     if any(len({formats.mask_ending(case, output) for output in outputs}) > 1 for case in cases):
         changed.append("predict.output")

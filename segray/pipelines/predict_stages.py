@@ -29,6 +29,7 @@ from segray.nets.bundle import load_bundle
 from segray.outage import be_patient
 from segray.pipelines.case_batches import rows_of
 from segray.pipelines.case_outputs import (
+    CONFIDENCE,
     Crop,
     PredictedCase,
     can_have,
@@ -285,13 +286,14 @@ class WriteStage:
         absent = self._write_further(case)
         notes = [values["notes"]] if values["notes"] else []
         notes += [f"No {kind}: {reason}" for kind, reason in absent.items()]
-        row: Row = {"mask": mask, "notes": " ".join(notes), "further": ",".join(self.further)}
+        confidence = json.loads(values["confidence"]) if values["confidence"] else []
+        written = [*self.further, *([CONFIDENCE] if confidence else [])]
+        row: Row = {"mask": mask, "notes": " ".join(notes), "further": ",".join(written)}
         if absent:
             row[ABSENT] = ",".join(absent)
         for name, value in case.statistics.as_row(label_map).items():
             digits = rounded if name.startswith("volume_ml") else partial(round, ndigits=4)
             row[name] = digits(value) if value == value else None
-        confidence = json.loads(values["confidence"]) if values["confidence"] else []
         return row | {STRUCTURES: structure_columns(case, confidence)}
 
     def _write_further(self, case: PredictedCase) -> dict[str, str]:

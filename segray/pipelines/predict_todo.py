@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from segray import outage, storage
 from segray.config import PredictConfig
 from segray.formats.file_states import unchanged_images
 from segray.formats.source import CaseSource
+from segray.pipelines.lacking import without_confidence, without_files
 from segray.pipelines.ledger import Entry, Ledger
+from segray.pipelines.listed import Listed
 
 NAMED = 3
 """Cases that a sentence names."""
@@ -29,9 +30,9 @@ class Todo:
 
 
 def find_todo(cases: Sequence[CaseSource], ledger: Ledger, folder: str, settings: PredictConfig) -> Todo:
-    """The cases without a mask that still holds: not done yet, mask gone, input changed since, further files asked for.
+    """The cases without a mask that still holds: not done yet, mask gone, input changed since, more asked for.
 
-    The masks are listed once, and the files of cases that were done are asked for their sizes and times.
+    Masks and further files are listed once, and the files of cases that were done are asked for their sizes and times.
     """
     if settings.overwrite:
         return Todo(list(cases), [])
@@ -39,12 +40,11 @@ def find_todo(cases: Sequence[CaseSource], ledger: Ledger, folder: str, settings
     changed = set(_changed(known))
     there = Listed(folder)
     lost = {case.case_id for case, entry in known if entry.done and entry.mask not in there} - changed
-    wanted = set(settings.further)
-    lacking = {case.case_id for case, entry in known if entry.done and wanted - set(entry.further.split(","))}
-    lacking -= changed | lost
+    lacking = without_files(known, settings, folder, there) - changed - lost
+    unsure = without_confidence(known, settings, folder) - changed - lost - lacking
     failed = {case.case_id for case, entry in known if not entry.done} - changed
     left = set() if settings.retry_failed else failed
-    kept = {case.case_id for case, _ in known} - changed - lost - lacking - (failed - left)
+    kept = {case.case_id for case, _ in known} - changed - lost - lacking - unsure - (failed - left)
     notes = [
         *counted(
             ledger.damaged, "part of the ledger is", "parts of the ledger are", "damaged: its cases are done again."
@@ -52,6 +52,7 @@ def find_todo(cases: Sequence[CaseSource], ledger: Ledger, folder: str, settings
         *counted(changed, "case has", "cases have", "changed since: done again."),
         *counted(lost, "case has", "cases have", "lost the mask: done again."),
         *counted(lacking, "case lacks", "cases lack", "files that predict.further asks for: done again."),
+        *counted(unsure, "case lacks", "cases lack", "what predict.confidence measures: done again."),
         *counted(left, "case has", "cases have", "failed before: --retry-failed tries again."),
     ]
     return Todo([case for case in cases if case.case_id not in kept], notes)
@@ -74,17 +75,3 @@ def counted(names: Collection[str], one: str, several: str, then: str) -> list[s
     thing, _, verb = (one if len(names) == 1 else several).rpartition(" ")
     first = ", ".join(sorted(names)[:NAMED]) + (", ..." if len(names) > NAMED else "")
     return [f"{len(names)} {thing} ({first}) {verb} {then}"]
-
-
-class Listed:
-    """The files below a folder; each folder on the way is listed once."""
-
-    def __init__(self, root: str) -> None:
-        self._root = root
-        self._names: dict[str, frozenset[str]] = {}
-
-    def __contains__(self, path: str) -> bool:
-        folder, _, name = path.rpartition("/")
-        if folder not in self._names:
-            self._names[folder] = frozenset(outage.waiting(lambda: storage.names(storage.join(self._root, folder))))
-        return name in self._names[folder]

@@ -72,6 +72,7 @@ def _remove_review(folder: str) -> list[str]:
 def _write_review(folder: str, config: Config, structures: pa.Table) -> list[str]:
     """The list, its page and the previews on it; a sentence for each preview that cannot be drawn."""
     ranked = write_review(folder, structures)
+    # Failed cases come last, and are no case to look at.
     top = [str(row["case_id"]) for row in ranked[: config.predict.review] if row["status"] == "ok"]
     there = set(storage.names(storage.join(folder, PREVIEWS), ".png"))
     wanted = {case_id for case_id in top if f"{case_id}.png" not in there}

@@ -1,10 +1,10 @@
-"""Does a prediction folder hold what its ledger says? Every mask is read, and what can be mended is mended."""
+"""Does a prediction folder hold what its ledger says? Every file is read, and what can be mended is mended."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,13 +16,15 @@ from segray.evaluation.counting import count_case
 from segray.formats.file_states import FileStates, unchanged_images
 from segray.formats.source import CaseSource
 from segray.pipelines.admission import memory_at_most
-from segray.pipelines.case_outputs import FURTHER, PREVIEWS, can_have, further_place
+from segray.pipelines.case_outputs import FURTHER, PREVIEWS, can_have, further_folder, further_place
 from segray.pipelines.case_tasks import run_tasks
 from segray.pipelines.claims import Claim
-from segray.pipelines.earlier_files import in_reach
+from segray.pipelines.earlier_files import in_reach, remove_file
 from segray.pipelines.failures import reason_for
+from segray.pipelines.further_check import check_further_file
 from segray.pipelines.ledger import Ledger
-from segray.pipelines.predict_todo import Listed, counted
+from segray.pipelines.listed import Listed
+from segray.pipelines.predict_todo import counted
 from segray.pipelines.runtime import MIB, ray_session
 from segray.report.folders import read_json
 
@@ -40,10 +42,13 @@ SAME_ML, SAME_SHARE = 1e-3, 1e-5
 """Volume in ml, and share of it, by which mask and row may differ: rows are rounded to a tenth of a thousandth."""
 
 Item = dict[str, Any]
-"""A mask to check: case_id, its path, JSON of the source, whether that is unchanged, volumes and voxels of the row."""
+"""A mask to check: case_id, its path, JSON of the source, whether that is unchanged, volumes and voxels of the row.
+
+Or a further file: as :func:`segray.pipelines.further_check.check_further_file` has it, with case_id and bytes.
+"""
 
 Checked = Iterator[tuple[Item, str, str]]
-"""(item, what is wrong with its mask, why that could not be seen), both empty for a mask that is whole."""
+"""(item, what is wrong with its file, why that could not be seen), both empty for one that is whole."""
 
 Runner = Callable[[Iterable[Item], str], Checked]
 """Checks masks, given the label map as JSON: :func:`in_this_process` or :func:`on_ray`."""
@@ -66,13 +71,13 @@ class Finding:
 
 KINDS = {
     "lost": ("row has", "rows have", "no mask: dropped, the next run does it again."),
-    "lacking": ("case has", "cases have", "lost a file of predict.further: a run that asks for it makes it again."),
+    "lacking": ("case has", "cases have", "lost or damaged further files: a run that asks for them makes them again."),
     "damaged": ("mask is", "masks are", "not what the ledger says: the row is dropped, the next run does it again."),
     "changed": ("case has", "cases have", "another input than the one that was read: the next run does it again."),
     "gone": ("case has", "cases have", "lost the input; the mask is kept."),
-    "orphan": ("file is", "files are", "no mask of any row; kept (--delete-orphans removes such)."),
-    "deleted": ("file was", "files were", "no mask of any row, and is deleted."),
-    "unchecked": ("mask has", "masks have", "not been checked: it could not be reached, and is left as it is."),
+    "orphan": ("file is", "files are", "of no row; kept (--delete-orphans removes such)."),
+    "deleted": ("file was", "files were", "of no row, and deleted."),
+    "unchecked": ("file has", "files have", "not been checked: it could not be reached, and is left as it is."),
     "unreadable": ("ledger part was", "ledger parts were", "damaged: removed; the next run does its cases."),
     "leftover": ("file was", "files were", "left by a killed writer: removed."),
     "absent": ("case is", "cases are", "not done yet: the next run does it."),
@@ -109,22 +114,25 @@ class _Found:
     """Findings while they are gathered."""
 
     findings: list[Finding] = field(default_factory=list)
-    lacking: dict[str, list[str]] = field(default_factory=dict)
+    lacking: dict[str, dict[str, str]] = field(default_factory=dict)
     whole: int = 0
 
     def add(self, kind: str, names: Iterable[str]) -> None:
         """Note several findings that need no reason."""
         self.findings += [Finding(kind, name) for name in names]
 
-    def lack(self, case_id: str, kinds: list[str]) -> None:
-        """Note the kinds of further files that a case has lost."""
-        if kinds:
-            self.lacking[case_id] = kinds
-            self.findings.append(Finding("lacking", case_id, f"It has lost {', '.join(kinds)}."))
+    def lack(self, case_id: str, kind: str, why: str = "") -> None:
+        """Note a kind of further files that a case has lost, or why it is damaged."""
+        self.lacking.setdefault(case_id, {})[kind] = why
 
     def take(self, item: Item, wrong: str, unseen: str) -> None:
-        """Note what the check of a mask has shown."""
-        if wrong or unseen:
+        """Note what the check of a file has shown."""
+        if kind := item.get("further"):
+            if wrong:
+                self.lack(item["case_id"], kind, wrong)
+            elif unseen:
+                self.findings.append(Finding("unchecked", item["case_id"], f"{kind}: {unseen}"))
+        elif wrong or unseen:
             self.findings.append(Finding("damaged" if wrong else "unchecked", item["case_id"], wrong or unseen))
         else:
             self.whole += 1
@@ -136,11 +144,21 @@ class _Found:
     def sorted(self) -> list[Finding]:
         """By kind and name."""
         kinds = list(KINDS)
-        return sorted(self.findings, key=lambda finding: (kinds.index(finding.kind), finding.name))
+        return sorted(self._all(), key=lambda finding: (kinds.index(finding.kind), finding.name))
 
     def named(self, *kinds: str) -> list[str]:
         """The names of the findings of some kinds."""
-        return [finding.name for finding in self.findings if finding.kind in kinds]
+        return [finding.name for finding in self._all() if finding.kind in kinds]
+
+    def _all(self) -> list[Finding]:
+        return [*self.findings, *(_lacking(case, kinds) for case, kinds in self.lacking.items())]
+
+
+def _lacking(case_id: str, kinds: Mapping[str, str]) -> Finding:
+    """What a case lacks, by kind of further files and what is wrong with them; nothing: they are not there."""
+    lost = [kind for kind, why in kinds.items() if not why]
+    told = [f"It has lost {', '.join(lost)}."] if lost else []
+    return Finding("lacking", case_id, " ".join([*told, *(f"{kind}: {why}" for kind, why in kinds.items() if why)]))
 
 
 def verify(
@@ -154,15 +172,16 @@ def verify(
     """Compare the ledger of a prediction folder with its masks and with the inputs, and mend what can be mended.
 
     Rows without a whole mask are dropped, so that the next ``segray predict`` makes just these again; those of cases
-    that lack a further file name what is left; temporary files and parts of the ledger that cannot be read are removed.
+    that lack a whole further file name what is left; temporary files and parts of the ledger that cannot be read are
+    removed.
     A mask without a row is never taken for a result.
 
     Args:
         folder: the prediction folder.
         source: the folder of cases; where it is given, cases without a row are told too.
         config: for the discovery of ``source``.
-        runner: reads the masks; None: in this process, one after the other.
-        delete_orphans: remove the files in ``masks/`` that no row names, and masks that are damaged.
+        runner: reads masks and further files; None: in this process, one after the other.
+        delete_orphans: remove the files of masks and further files that no row names, and masks that are damaged.
 
     Raises:
         UsageError: no prediction folder.
@@ -189,7 +208,7 @@ def verify(
         )
         if delete_orphans:
             for path in [*found.named("orphan"), *doomed]:
-                storage.delete(storage.join(folder, path))
+                remove_file(folder, path)
             found.rename("orphan", "deleted")
         if source is not None:
             _compare_source(source, config or Config(), folder, ledger, found)
@@ -231,13 +250,17 @@ def _compare_names(folder: str, ledger: Ledger, found: _Found) -> None:
     found.add("lost", (case_id for case_id, mask in done.items() if mask not in there))
     files = {f"{MASKS}/{name}" for name in ledger_parts.sizes(storage.join(folder, MASKS))}
     orphans = files - set(done.values())
+    for kind in FURTHER:
+        place = further_folder(kind)
+        named = {further_place(kind, case_id) for case_id in ledger.entries}
+        orphans |= {f"{place}/{name}" for name in there.names(place)} - named
     # No row and no case of the source needs to know whose these are.
-    privacy.know((privacy.stem(path.removeprefix(f"{MASKS}/")) for path in orphans), "case")
+    privacy.know((privacy.stem(path.partition("/")[2]) for path in orphans), "case")
     found.add("orphan", orphans)
 
 
 def _items(folder: str, found: _Found) -> Iterator[Item]:
-    """The masks to check, part by part of the ledger; what has become of their inputs is noted on the way."""
+    """The files to check, part by part of the ledger; what has become of their inputs is noted on the way."""
     skipped = set(found.named("lost"))
     states = FileStates()
     there = Listed(folder)
@@ -248,21 +271,23 @@ def _items(folder: str, found: _Found) -> Iterator[Item]:
         for row, source, is_same in zip(done, sources, same, strict=True):
             if not is_same:
                 found.add("changed" if all(map(in_reach, source.image_only.files)) else "gone", [source.case_id])
-            written = _written(row, source)
-            found.lack(source.case_id, [kind for kind in written if further_place(kind, source.case_id) not in there])
+            mask = {
+                "case_id": source.case_id,
+                "mask": storage.join(folder, row["mask"]),
+                "bytes": round(row.get("peak_mib_write") or 0) * MIB,
+            }
             if source.case_id not in skipped:
-                yield {
-                    "case_id": source.case_id,
-                    "mask": storage.join(folder, row["mask"]),
-                    "source": row["source"],
-                    "same": is_same,
-                    "volumes": {name: value for name, value in row.items() if name.startswith(VOLUME)},
-                    "voxels": _voxels(row),
-                    "bytes": round(row.get("peak_mib_write") or 0) * MIB,
-                }
+                volumes = {name: value for name, value in row.items() if name.startswith(VOLUME)}
+                yield mask | {"source": row["source"], "same": is_same, "volumes": volumes, "voxels": _voxels(row)}
+            for kind in _written(row, source):
+                place = further_place(kind, source.case_id)
+                if place in there:
+                    yield mask | {"further": kind, "path": storage.join(folder, place)}
+                else:
+                    found.lack(source.case_id, kind)
 
 
-def _name_what_is_left(folder: str, ledger: Ledger, lacking: Mapping[str, Sequence[str]]) -> None:
+def _name_what_is_left(folder: str, ledger: Ledger, lacking: Mapping[str, Collection[str]]) -> None:
     """Let the rows of cases that lack further files name those that they have.
 
     Dropped, the rows would tell nothing of these, and a run that does not ask for them all would remove them.
@@ -278,13 +303,18 @@ def _name_what_is_left(folder: str, ledger: Ledger, lacking: Mapping[str, Sequen
 def _written(row: ledger_parts.Row, source: CaseSource) -> list[str]:
     """The kinds of further files that were written of a case: what it cannot have is not lost."""
     asked, absent = (str(row.get(name) or "").split(",") for name in ("further", ledger_parts.ABSENT))
-    return [kind for kind in asked if kind and kind not in absent and can_have(kind, source)]
+    return [kind for kind in asked if kind in FURTHER and kind not in absent and can_have(kind, source)]
 
 
 def _voxels(row: ledger_parts.Row) -> dict[str, int]:
     """Structure to the number of its voxels; {} of rows from before these were there."""
     columns = row.get("structures") or {}
     return dict(zip(columns.get("structure", ()), columns.get("voxels", ()), strict=False))
+
+
+def check_item(item: Item, label_map: str) -> tuple[str, str]:
+    """:func:`check_mask` of a mask, or ``check_further_file`` of a further file."""
+    return (check_further_file if "further" in item else check_mask)(item, label_map)
 
 
 def check_mask(item: Item, label_map: str) -> tuple[str, str]:
@@ -334,16 +364,16 @@ def _difference(item: Item, geometry: Geometry | None, label_map: LabelMap) -> s
 
 
 def in_this_process(items: Iterable[Item], label_map: str) -> Checked:
-    """The masks one after the other."""
+    """The files one after the other."""
     for item in items:
-        yield item, *check_mask(item, label_map)
+        yield item, *check_item(item, label_map)
 
 
 def on_ray(items: Iterable[Item], label_map: str) -> Checked:
-    """The masks as Ray tasks, in a running Ray; one that kills its worker could not be checked."""
+    """The files as Ray tasks, in a running Ray; one that kills its worker could not be checked."""
     # To write a case took its voxels, its labels and their statistics: to read the labels takes no more.
     tasks = run_tasks(
-        check_mask, items, (label_map,), argument=lambda item: item, memory=lambda item: memory_at_most(item["bytes"])
+        check_item, items, (label_map,), argument=lambda item: item, memory=lambda item: memory_at_most(item["bytes"])
     )
     for done in tasks:
         yield done.item, *(done.result or ("", done.reason))

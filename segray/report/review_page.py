@@ -52,9 +52,9 @@ def write_review_page(folder: str, rows: Sequence[Mapping[str, Any]] | None = No
 
     Args:
         folder: a prediction folder; pictures are those of ``previews/<case id>.png`` that are there.
-        rows: the ranked list with ``rank``, ``case_id``, ``score``, ``structure`` and ``reasons``, values or texts, any
-            of which may be missing; by default those of ``review.csv``.
-        most: cases on the page.
+        rows: the ranked list with ``rank``, ``case_id``, ``status``, ``score``, ``structure`` and ``reasons``, values
+            or texts, any of which may be missing; by default those of ``review.csv``.
+        most: cases with masks on the page, and failed cases, which have a list of their own.
 
     Raises SegrayError where a file cannot be read or written.
     """
@@ -70,9 +70,11 @@ def write_review_page(folder: str, rows: Sequence[Mapping[str, Any]] | None = No
 
 
 def _sections(folder: str, rows: Sequence[Mapping[str, Any]], most: int) -> list[tuple[str, str, list[Markup]]]:
-    shown = rows[:most]
+    failed = [row for row in rows if row.get("status") == "failed"]
+    shown = [row for row in rows if row.get("status") != "failed"][:most]
     pictures = set(storage.names(storage.join(folder, PREVIEWS), ".png"))
     counted: list[tuple[str, Cell]] = [("cases in the list", len(rows)), ("shown here", len(shown))]
+    counted += [("failed", len(failed))] if failed else []
     about = [html.facts(counted)]
     beside = {"All of them": REVIEW_TABLE, "The report": "index.html"}
     links = [
@@ -83,9 +85,16 @@ def _sections(folder: str, rows: Sequence[Mapping[str, Any]], most: int) -> list
     if links:
         about.append(Markup(f'<p class="soft">{". ".join(links)}</p>'))
     if not shown:
-        return [("about", "Review", [*about, html.paragraph("No case needs a look.", "soft")])]
-    table = sortable_table(_COLUMNS, [_row(folder, row, pictures) for row in shown], "review")
-    return [("about", "Review", about), ("cases", "Cases, the most doubtful first", [table])]
+        about.append(html.paragraph("No case has a mask." if failed else "No case needs a look.", "soft"))
+    sections = [("about", "Review", about)]
+    for name, title, some in (
+        ("cases", "Cases, the most doubtful first", shown),
+        ("failed", f"Failed cases, which have no mask ({len(failed)})", failed[:most]),
+    ):
+        if some:
+            table = sortable_table(_COLUMNS, [_row(folder, row, pictures) for row in some], "review")
+            sections.append((name, title, [table]))
+    return sections
 
 
 def _row(folder: str, row: Mapping[str, Any], pictures: set[str]) -> list[SortableCell]:

@@ -28,6 +28,9 @@ SIDE = 384
 MOST_COLOURS = 128
 """Colours of a palette; beyond, structures share them in turn, so that enough grey levels are left."""
 
+NAMES = "names.png"
+"""The picture of the names, beside those of the slices."""
+
 _ROW, _MARGIN, _NAMES_WIDTH = 22, 12, 360
 
 
@@ -93,7 +96,7 @@ def write_overlay_slices(
         for number, png in chain([first], found):
             written.append(f"{number:04d}.png")
             storage.write_bytes(storage.join(place, written[-1]), png, durable=False)
-        written.append("names.png")
+        written.append(NAMES)
         storage.write_bytes(storage.join(place, written[-1]), names_picture(names), durable=False)
         for older in set(storage.names(place, ".png")) - set(written):
             storage.delete(storage.join(place, older))

@@ -148,9 +148,10 @@ def test_the_contest_is_where_something_is(tmp_path: Path) -> None:
     voxels[:52] = -1000
     seen: list[np.ndarray] = []
     Predictor(bundle, EXACT).predict(voxels, SPACING, probabilities=lambda _, slab: seen.append(slab / 255))
-    in_air, above = (np.concatenate(seen)[part, 1].max() for part in (slice(0, 52), slice(52, 60)))
+    background, b = np.concatenate(seen)[:, 0], np.concatenate(seen)[:, 2]
+    in_air, above = ((b / (b + background))[part].max() for part in (slice(0, 52), slice(52, 60)))  # a is nowhere
     assert above > in_air
-    only_above = PredictConfig(gpu="no", precision="float32", threshold={"a": (above + in_air) / 2, "b": 1.0})
+    only_above = PredictConfig(gpu="no", precision="float32", threshold={"a": 1.0, "b": (above + in_air) / 2})
     labels = Predictor(bundle, only_above).predict(voxels, SPACING)
     assert np.flatnonzero(labels.any(axis=(1, 2))).min() >= 52
     choice = choose_forward("openvino", bundle, only_above, voxels, SPACING)

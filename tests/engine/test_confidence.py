@@ -59,10 +59,11 @@ def areas(found: Tensor, least: dict[str, float], *, overlapping: bool) -> Tenso
     if overlapping:
         return torch.stack([found[:, n] >= least[name] if name in least else found[:, n] > 0.5
                             for n, name in enumerate(NAMES)])  # fmt: skip
-    kept = found.clone()
+    weighed = found.clone()
     for number, name in enumerate(NAMES, 1):
-        kept[:, number][kept[:, number] < least.get(name, 0.0)] = -1.0
-    return torch.stack([kept.argmax(1) == number for number in (1, 2, 3)])
+        share = least.get(name, 0.5)
+        weighed[:, number] *= (1 - share) / share
+    return torch.stack([weighed.argmax(1) == number for number in (1, 2, 3)])
 
 
 def expected(members: list[Tensor], least: dict[str, float], *, overlapping: bool) -> dict[str, list[float]]:

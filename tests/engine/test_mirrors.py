@@ -187,4 +187,5 @@ def test_slabs_shrink_for_the_probabilities() -> None:
 
     plain = slices(settings(slab_mib=1))
     assert slices(settings("x", slab_mib=1)) < plain
-    assert slices(settings(threshold={"a": 0.5}, slab_mib=1)) < plain
+    assert slices(settings(threshold={"a": 0.4}, slab_mib=1)) < plain
+    assert slices(settings(threshold={"a": 0.5}, slab_mib=1)) == plain

@@ -74,7 +74,7 @@ def test_each_kind_of_finding_has_its_words() -> None:
     of(rows, 5, "liver").update(border_voxels=9000, border_inferior_voxels=0, border_superior_voxels=9000)
     by_case = {row["case_id"]: row for row in review(cases, rows)}
     assert by_case["broken"]["reasons"] == "failed: The file is empty."
-    assert by_case["broken"]["rank"] == 1
+    assert by_case["broken"]["rank"] == 41, "there is no mask to look at"
     assert by_case["broken"]["score"] == 1.0
     assert by_case["case_001"]["reasons"].startswith("liver: 312 ml where half of the run's cases lie between 1,4")
     assert by_case["case_001"]["reasons"].endswith(" ml")
@@ -94,7 +94,37 @@ def test_each_kind_of_finding_has_its_words() -> None:
         "spleen",
         "liver",
     ]
-    assert {row["rank"] for row in by_case.values() if row["score"] > 0} == set(range(1, 7))
+    assert {row["rank"] for row in by_case.values() if row["score"] > 0} == {*range(1, 6), 41}
+
+
+def test_failures_do_not_hide_the_doubtful_cases() -> None:
+    cases, rows = run_of(20)
+    cases += [{"case_id": f"broken_{at:03d}", "status": "failed", "reason": "no"} for at in range(150)]
+    of(rows, 7, "liver")["volume_ml"] = 300.0
+    found = review(cases, rows)
+    assert found[0]["case_id"] == "case_007"
+    assert [row["status"] for row in found] == ["ok"] * 20 + ["failed"] * 150
+    assert [row["rank"] for row in found] == list(range(1, 171))
+
+
+def test_a_wholly_empty_mask_is_a_finding_also_where_nothing_is_usual() -> None:
+    cases, rows = run_of(3)
+    for name in ("liver", "spleen"):
+        of(rows, 1, name).update(EMPTY)
+    found = review(cases, rows)
+    assert (found[0]["case_id"], found[0]["reasons"], found[0]["structure"]) == (
+        "case_001", "nothing was found at all", None,
+    )  # fmt: skip
+    assert found[0]["score"] == pytest.approx(WEIGHTS["nothing"])
+    assert [row["findings"] for row in found] == [1, 0, 0]
+    of(rows, 1, "liver").update(voxels=1, volume_ml=0.0)
+    assert {row["findings"] for row in review(cases, rows)} == {0}
+
+
+def test_what_says_that_a_structure_is_empty_needs_not_say_it_twice() -> None:
+    cases, rows = run_of(20, ("liver",))
+    of(rows, 1, "liver").update(EMPTY)
+    assert review(cases, rows)[0]["reasons"] == "liver is empty; 95 % of the cases have one"
 
 
 def test_the_larger_outlier_is_first_and_kinds_add_up() -> None:

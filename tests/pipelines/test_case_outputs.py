@@ -27,7 +27,7 @@ from segray.nets.bundle import save_bundle
 from segray.nets.normalise import Normalisation
 from segray.nets.unet import build_net
 from segray.pipelines.backend_choice import choose_backend, kept_choice
-from segray.pipelines.case_outputs import check_further
+from segray.pipelines.case_outputs import check_further, why_no_output
 from segray.pipelines.headers import Planned
 from segray.pipelines.ledger import Ledger
 from segray.pipelines.predict_stages import PredictStage, WriteStage, read_stage
@@ -88,7 +88,7 @@ def settings_of(*settings: str) -> PredictConfig:
 def test_all_files_of_a_case_say_the_same(bundle: str, scans: list[str], tmp_path: Path) -> None:
     rows = written(bundle, scans, tmp_path / "out", f"predict.further=[{','.join(ALL)}]", "predict.confidence=true")
     assert {row["status"] for row in rows.values()} == {"ok"}, [row["reason"] for row in rows.values()]
-    assert {row["further"] for row in rows.values()} == {",".join(ALL)}
+    assert {row["further"] for row in rows.values()} == {",".join([*ALL, "confidence"])}
     for name in NAMES:
         labels, geometry = formats.read_mask(str(tmp_path / "out" / rows[name]["mask"]))
         assert set(np.unique(labels)) == {0, 1, 2}, "noise with all labels in it"
@@ -167,7 +167,7 @@ def test_the_long_table_and_the_review_come_from_the_ledger(bundle: str, scans: 
     assert len(read_csv_rows(str(out / "structures.csv"))) == len(table)
     ranked = read_csv_rows(str(out / "review.csv"))
     assert len(ranked) == 4
-    assert (ranked[0]["case_id"], ranked[0]["status"]) == ("z", "failed")
+    assert (ranked[-1]["case_id"], ranked[-1]["status"]) == ("z", "failed")
     page = (out / "review.html").read_text()
     assert "it is cut" in page
     assert 'src="previews/' in page
@@ -200,6 +200,12 @@ def test_what_an_empty_mask_or_a_volume_has_not_is_not_missed(bundle: str, scans
     assert verify(str(out)).clean
     with pytest.raises(UsageError, match="png, which is of pictures, and none of the cases is one"):
         check_further(["png"], [CaseSource.from_json(scans[0])], LABELS)
+
+
+def test_what_a_case_among_others_cannot_have_is_told_with_what_works(scans: list[str]) -> None:
+    told = why_no_output("dicom-seg", CaseSource.from_json(scans[0]))
+    assert "a is no DICOM series, which dicom-seg needs." in told
+    assert "another folder with predict.further=dicom-seg in place of predict.output=dicom-seg" in told
 
 
 @pytest.mark.ray

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segray import ledger_parts
+from segray import ledger_parts, storage
 from segray.case import LabelMap
 from segray.config import NetConfig, load_config
 from segray.errors import SegrayError, UsageError
@@ -23,6 +23,7 @@ from segray.nets.bundle import save_bundle
 from segray.nets.normalise import Normalisation
 from segray.nets.unet import build_net
 from segray.pipelines import predict as stage
+from segray.pipelines.case_outputs import further_place
 from segray.pipelines.claims import Claim, FolderTakenError
 from segray.pipelines.ledger import Ledger, to_line
 
@@ -54,7 +55,9 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
             mask.parent.mkdir(exist_ok=True)
             mask.write_bytes(b"mask")
             row = {"case_id": case.case_id, "status": "ok", "reason": "", "mask": f"masks/{mask.name}"}
-            row["further"] = ",".join(config.predict.further)
+            for kind in config.predict.further:
+                storage.write_text(f"{folder}/{further_place(kind, case.case_id)}", "")
+            row["further"] = ",".join([*config.predict.further, *(["confidence"] if config.predict.confidence else [])])
             yield to_line(row | {"fingerprint": case.image_only.fingerprint(), "source": case.to_json()})
             if config.predict.slab_mib == 1:
                 raise RuntimeError("the machine died")
@@ -132,6 +135,16 @@ def test_masks_that_a_cut_off_overwriting_has_not_reached_are_of_the_backend_of_
 def test_settings_that_make_no_other_mask_go_on(folder: Path) -> None:
     assert again(folder, "predict.mirror=[y, x]", "predict.fill_holes=[spleen, liver]") == 2
     assert again(folder, "predict.mirror=[x, y]", "predict.fill_holes=[liver, spleen]", "predict.batch_slices=1") == 0
+
+
+def test_what_changes_nothing_is_said_and_refuses_nothing(folder: Path) -> None:
+    said: list[str] = []
+    whole = "predict.window=[0,0]"
+    assert again(folder, whole) == 2
+    assert again(folder, whole, "predict.overlap=0.25", said=said) == 0
+    assert said == ["predict.overlap changes nothing: predict.window=[0,0] lets whole slices be seen."]
+    with pytest.raises(UsageError, match=r"made with another predict\.window"):
+        again(folder, "predict.overlap=0.25")
 
 
 def test_a_folder_from_before_the_settings_has_their_defaults(folder: Path) -> None:
@@ -371,6 +384,51 @@ def test_files_that_are_asked_for_later_are_written(folder: Path) -> None:
     assert again(folder, "predict.further=probabilities") == 2
     with pytest.raises(UsageError, match=r"made with another predict\.probabilities"):
         again(folder, "predict.further=probabilities", "predict.probabilities=uint16")
+
+
+def test_files_that_went_are_written_again(folder: Path) -> None:
+    said: list[str] = []
+    assert again(folder, "predict.further=[preview, structures]") == 2
+    storage.delete(str(folder / "out" / "previews" / "a.png"))
+    assert again(folder) == 0, "who does not ask for previews lacks none"
+    assert again(folder, "predict.further=preview", said=said) == 1
+    assert said == ["1 case (a) lacks files that predict.further asks for: done again."]
+    assert again(folder, "predict.further=preview") == 0
+    ledger = Ledger(str(folder / "out"))
+    storage.delete(str(folder / "out" / "previews" / "b.png"))
+    with ledger:
+        (row,) = (row for row in ledger.rows if row["case_id"] == "b")
+        ledger.add(to_line(row | {"absent": "preview"}))
+    assert again(folder, "predict.further=preview") == 0, "what a case cannot have is not missed"
+
+
+def test_confidence_that_is_asked_for_later_is_measured(folder: Path) -> None:
+    said: list[str] = []
+    assert again(folder) == 2
+    assert again(folder, "predict.confidence=true", said=said) == 2
+    assert said == ["2 cases (a, b) lack what predict.confidence measures: done again."]
+    assert again(folder, "predict.confidence=true") == 0
+    assert again(folder) == 0, "what is there already does no harm"
+
+
+def test_rows_that_have_confidences_and_do_not_say_so_are_kept(folder: Path) -> None:
+    assert again(folder) == 2
+    with Ledger(str(folder / "out")) as ledger:
+        row = next(row for row in ledger.rows if row["case_id"] == "a")
+        ledger.add(to_line(row | {"structures": {"structure": ["liver"], "confidence_margin": [0.5]}}))
+    assert again(folder, "predict.confidence=true") == 1
+
+
+def test_masks_of_another_rule_of_thresholds_are_not_mixed_in(folder: Path) -> None:
+    assert again(folder, "predict.threshold={liver: 0.7}") == 2
+    path = folder / "out" / "prediction.json"
+    facts = json.loads(path.read_text())
+    facts.pop("thresholds")
+    path.write_text(json.dumps(facts))
+    with pytest.raises(UsageError, match=r"made with another rule of predict\.threshold"):
+        again(folder, "predict.threshold={liver: 0.7}")
+    assert again(folder, "predict.threshold={liver: 0.7}", OVERWRITE) == 2
+    assert again(folder, "predict.threshold={liver: 0.7}") == 0
 
 
 def test_files_of_a_series_are_refused_where_there_is_none(folder: Path) -> None:

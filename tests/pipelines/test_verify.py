@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -18,6 +19,7 @@ from segray.config import Config, PrivacyConfig, load_config
 from segray.errors import UsageError
 from segray.evaluation.statistics import structure_statistics
 from segray.evaluation.tables import read_csv_rows
+from segray.formats.structure_files import write_structures
 from segray.ledger_parts import Row
 from segray.pipelines.case_outputs import PredictedCase, structure_columns
 from segray.pipelines.claims import Claim, FolderTakenError
@@ -25,6 +27,8 @@ from segray.pipelines.earlier_files import EarlierFiles
 from segray.pipelines.ledger import Ledger, to_line
 from segray.pipelines.predict_todo import find_todo
 from segray.pipelines.verify import Checked, check_mask, verify
+from segray.report.png import encode_png
+from segray.report.slice_overlays import write_overlay_slices
 
 LABELS = LabelMap.of_names(["liver", "spleen"])
 CASES = ("a", "b", "c", "d")
@@ -215,15 +219,15 @@ def with_further(folder: Path, further: str) -> None:
         for row in rows:
             ledger.add(to_line(row | {"further": further}))
     for row in rows:
-        storage.write_text(f"{folder}/structures/{row['case_id']}/liver.nii.gz", "")
-        storage.write_text(f"{folder}/previews/{row['case_id']}.png", "")
+        labels, grid = formats.read_mask(f"{folder}/{row['mask']}")
+        write_structures(f"{folder}/structures/{row['case_id']}", labels, grid, LABELS)
+        storage.write_bytes(f"{folder}/previews/{row['case_id']}.png", encode_png(np.zeros((64, 64, 3), np.uint8)))
 
 
 def test_a_case_that_lost_a_further_file_is_done_again(folder: Path) -> None:
     with_further(folder, "preview,structures,rtstruct")
     assert verify(str(folder)).clean, "an RTSTRUCT is of DICOM series alone"
-    (folder / "structures" / "b" / "liver.nii.gz").unlink()
-    (folder / "structures" / "b").rmdir()
+    shutil.rmtree(folder / "structures" / "b")
     (folder / "previews" / "c.png").unlink()
     (folder / "masks" / "c.nii.gz").unlink()
     found = verify(str(folder)).findings
@@ -231,14 +235,13 @@ def test_a_case_that_lost_a_further_file_is_done_again(folder: Path) -> None:
     assert "structures" in found[1].reason
     assert todo(folder, "predict.further=[structures]") == ["b", "c"]
     assert todo(folder) == ["c"], "who does not ask for structures lacks none"
-    assert verify(str(folder)).clean
+    assert kinds(folder) == {"orphan": ["structures/c"]}, "it has no row until it is done again"
 
 
 def test_what_a_case_has_besides_a_lost_further_file_is_kept(folder: Path) -> None:
     with_further(folder, "preview,structures")
     before = {row["case_id"]: row for row in Ledger(str(folder)).rows}["b"]
-    (folder / "structures" / "b" / "liver.nii.gz").unlink()
-    (folder / "structures" / "b").rmdir()
+    shutil.rmtree(folder / "structures" / "b")
     (folder.parent / "scans" / "a.nii.gz").unlink()
     (folder / "previews" / "a.png").unlink()
     verify(str(folder))
@@ -252,6 +255,44 @@ def test_what_a_case_has_besides_a_lost_further_file_is_kept(folder: Path) -> No
     assert "run" in before
     kept = {row["case_id"]: row for row in ledger.rows}["b"]
     assert {**kept, "run": "", "at": 0, "further": ""} == {**before, "run": "", "at": 0, "further": ""}
+
+
+def test_further_files_that_are_not_whole_are_told(folder: Path) -> None:
+    with_further(folder, "preview,structures,overlays")
+    for case_id in CASES:
+        labels, _ = formats.read_mask(f"{folder}/masks/{case_id}.nii.gz")
+        write_overlay_slices(f"{folder}/overlays/{case_id}", labels, labels, LABELS.names)
+    assert verify(str(folder)).clean
+    (folder / "structures" / "a" / "liver.nii.gz").unlink()
+    cut(folder / "structures" / "b" / "spleen.nii.gz")
+    other = (folder / "structures" / "a" / "spleen.nii.gz").read_bytes()
+    (folder / "structures" / "c" / "spleen.nii.gz").write_bytes(other)
+    picture = folder / "previews" / "d.png"
+    picture.write_bytes(picture.read_bytes()[:60])
+    (folder / "overlays" / "d" / "0002.png").unlink()
+    summary = verify(str(folder))
+    assert [(one.kind, one.name) for one in summary.findings] == [("lacking", case_id) for case_id in CASES]
+    told = [one.reason for one in summary.findings]
+    assert "lacks 1 of 2 structures, such as liver.nii.gz" in told[0]
+    assert told[1].startswith("structures: ")
+    assert "has other labels than the mask" in told[2]
+    assert told[3].startswith("preview: ")
+    assert "lacks 1 of its pictures, such as 0002.png" in told[3]
+    assert summary.whole == 4
+    assert todo(folder) == []
+    assert todo(folder, "predict.further=structures") == ["a", "b", "c"]
+    assert todo(folder, "predict.further=preview") == ["d"]
+    assert verify(str(folder)).clean
+
+
+def test_further_files_of_cases_without_a_row_are_told_and_removed_where_that_is_asked_for(folder: Path) -> None:
+    with_further(folder, "preview,structures")
+    shutil.copytree(folder / "structures" / "a", folder / "structures" / "x")
+    shutil.copy(folder / "previews" / "a.png", folder / "previews" / "y.png")
+    assert kinds(folder) == {"orphan": ["previews/y.png", "structures/x"]}
+    assert kinds(folder, delete_orphans=True) == {"deleted": ["previews/y.png", "structures/x"]}
+    assert sorted(path.name for path in (folder / "structures").iterdir()) == list(CASES)
+    assert sorted(path.stem for path in (folder / "previews").iterdir()) == list(CASES)
 
 
 def test_inputs_that_changed_or_went_are_told(folder: Path) -> None:

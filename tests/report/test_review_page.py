@@ -96,6 +96,17 @@ def test_columns_sort_by_numbers_and_what_is_missing_is_a_dash(tmp_path: Path) -
     assert not [tag for tag, _ in tags if tag == "img"]
 
 
+def test_failed_cases_have_a_list_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "previews").mkdir()
+    rows = [{"rank": 1, "case_id": "case_1", "status": "ok", "score": 0.5, "reasons": "odd"}]
+    rows += [{"rank": at, "case_id": f"case_{at}", "status": "failed", "score": 1.0} for at in range(2, 5)]
+    text, _ = read(write_review_page(str(tmp_path), rows, most=2))
+    assert re.findall(r">(case_\d+)</td>", text) == ["case_1", "case_2", "case_3"]
+    assert "Failed cases, which have no mask (3)" in text
+    alone, _ = read(write_review_page(str(tmp_path), rows[1:], most=2))
+    assert "No case has a mask." in alone
+
+
 def test_an_empty_list_says_so(tmp_path: Path) -> None:
     text, tags = read(write_review_page(str(tmp_path / "new"), []))
     assert "No case needs a look." in text

@@ -1,0 +1,50 @@
+"""Settings of a prediction that are taken and change nothing are said."""
+
+from __future__ import annotations
+
+import pytest
+
+from segray.case import LabelMap
+from segray.config import NetConfig, load_config
+from segray.grid import Grid
+from segray.nets.bundle import Bundle
+from segray.nets.normalise import Normalisation
+from segray.pipelines.idle_predict import idle_predict
+
+
+def bundle(*, patch: tuple[int, int, int] | None = None) -> Bundle:
+    """Without weights."""
+    grid = Grid("native", (16, 16), None, 0.0)
+    return Bundle(NetConfig(patch=patch), 1, LabelMap({"a": 1}), grid, Normalisation("window"), {}, bundle_id="0")
+
+
+FLAT, DEEP = bundle(), bundle(patch=(16, 16, 16))
+
+
+@pytest.mark.parametrize(
+    ("settings", "bundles", "words"),
+    [
+        (["predict.overlap=0.25"], [FLAT], "predict.overlap changes nothing where slices are seen whole"),
+        (["predict.overlap=0.25", "predict.window=[0,0]"], [FLAT], "predict.overlap changes nothing: predict.window"),
+        (["predict.probabilities=uint16"], [FLAT], "predict.probabilities=uint16 changes nothing"),
+        (["predict.batch_slices=4"], [DEEP], "predict.batch_slices changes no forward pass"),
+    ],
+)
+def test_a_setting_without_effect_is_said(settings: list[str], bundles: list[Bundle], words: str) -> None:
+    (said,) = idle_predict(load_config(None, settings).predict, bundles)
+    assert said.startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("settings", "bundles"),
+    [
+        ([], [FLAT, DEEP]),
+        (["predict.overlap=0.25"], [DEEP]),
+        (["predict.overlap=0.25"], [FLAT, DEEP]),
+        (["predict.overlap=0.25", "predict.window=[128,128]"], [FLAT]),
+        (["predict.probabilities=uint16", "predict.further=probabilities"], [FLAT]),
+        (["predict.batch_slices=4"], [FLAT, DEEP]),
+    ],
+)
+def test_settings_with_an_effect_are_not(settings: list[str], bundles: list[Bundle]) -> None:
+    assert idle_predict(load_config(None, settings).predict, bundles) == []
