@@ -20,7 +20,9 @@ PORTS=(
 MIB=1048576
 # Of the whole cluster, told by the head: a call to a host that has lost its power fails after 40 s. By Ray's own 300 and
 # 120 s, tasks that ran there are begun anew only seven minutes after the cut, though the host is given up at once.
-CALLS='{"grpc_client_keepalive_time_ms":20000,"grpc_client_keepalive_timeout_ms":20000}'
+# And a process that waits for its next task is kept for a minute: by Ray's own second a host with few CPUs starts one
+# for nearly every case that is read or written, which takes longer than a small case does.
+CALLS='{"grpc_client_keepalive_time_ms":20000,"grpc_client_keepalive_timeout_ms":20000,"idle_worker_killing_time_threshold_ms":60000}'
 
 say() { echo "$(hostname): $*" >&2; }
 die() { say "$@"; exit 1; }

@@ -155,7 +155,11 @@ def _parsed(text: str) -> Any:
     if sum(map(text.count, "[{-:?")) < MOST_NESTED:
         # Of an error PyYAML's own reader knows the line better.
         with suppress(yaml.YAMLError):
-            return yaml.load(text, Loader=_Loader)  # noqa: S506 - it is a safe one
+            loader = _Loader(text)
+            try:
+                return loader.get_single_data()
+            finally:
+                loader.dispose()
     return yaml.safe_load(text)
 
 

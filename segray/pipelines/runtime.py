@@ -54,6 +54,11 @@ class WorkerShape:
         return max(1, round(self.cpus + 0.01))
 
 
+KEPT_S = 60
+"""How long a process waits for its next task. By Ray's own second it ends as soon as there are more processes than
+CPUs, also by actors that take none: on a few cores nearly every case started one to be read, and one to be written."""
+
+
 @contextmanager
 def ray_session(config: RayConfig) -> Iterator[None]:
     """Use the Ray that is running (in this process, or at an address), or embed one for the time of the block."""
@@ -64,6 +69,7 @@ def ray_session(config: RayConfig) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(1000 * KEPT_S))
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = config.address or os.environ.get("RAY_ADDRESS")
     if address:

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from segray.pipelines.runtime import KEPT_S
+
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = ("cluster.yaml", "cluster/aws.yaml", "cluster/gcp.yaml")
 SHARED = "/mnt/segray"
@@ -133,12 +135,16 @@ def test_workers_compete_and_tell_nobody() -> None:
             assert (found["RAY_worker_niceness"], found["RAY_USAGE_STATS_ENABLED"]) == ("0", "0")
 
 
-def test_every_cluster_gives_up_calls_to_a_host_without_power() -> None:
+def test_every_cluster_gives_up_calls_to_a_host_without_power_and_keeps_processes() -> None:
     """Told by the head, so that drivers have it too; in pods by the environment, which all of them share."""
     told = re.search(r"^CALLS='(.*)'$", text_of("cluster/start-node.sh"), re.MULTILINE)
     assert told is not None
     milliseconds = json.loads(told[1])
-    assert milliseconds == {"grpc_client_keepalive_time_ms": 20000, "grpc_client_keepalive_timeout_ms": 20000}
+    assert milliseconds == {
+        "grpc_client_keepalive_time_ms": 20000,
+        "grpc_client_keepalive_timeout_ms": 20000,
+        "idle_worker_killing_time_threshold_ms": 1000 * KEPT_S,
+    }
     for name in LAUNCHER[1:]:
         head, worker = start_commands(name)
         assert f"--system-config='{told[1]}'" in head, name

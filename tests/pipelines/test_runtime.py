@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import ray
 
@@ -29,3 +33,40 @@ def test_what_ray_raises_at_its_start_is_one_sentence(
     begin = f"No Ray cluster answers at {address}" if address else "Ray does not start on this machine"
     assert caught.value.message == f"{begin} ({told})."
     assert caught.value.mend
+
+
+KEPT = """
+import os
+import time
+
+import ray
+
+from segray.config import RayConfig
+from segray.pipelines.runtime import ray_session
+
+
+@ray.remote(num_cpus=1)
+class Busy:
+    def pid(self):
+        return os.getpid()
+
+
+@ray.remote(num_cpus=0)
+def task():
+    return os.getpid()
+
+
+with ray_session(RayConfig(cpus=1, object_store_mib=128)):
+    busy = Busy.remote()
+    ray.get(busy.pid.remote())
+    first = ray.get(task.remote())
+    time.sleep(4)
+    print(first == ray.get(task.remote()))
+"""
+
+
+@pytest.mark.ray
+def test_a_process_waits_for_its_next_task_beside_an_actor_that_takes_all_cpus(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", KEPT], check=False, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == "True"
