@@ -42,7 +42,8 @@ from segray.grid import Grid
 from segray.nets.bundle import save_bundle
 from segray.nets.unet import build_net
 from segray.pipelines import predict as pipeline
-from segray.pipelines.predict_stages import PredictStage, WriteStage, read_stage
+from segray.pipelines.predict_stages import WriteStage, read_stage
+from segray.pipelines.predictor_stage import PredictStage
 
 PARTS = ("read", "place", "labels", "postprocess", "write")
 SLEEP_S = 0.0005

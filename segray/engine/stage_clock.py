@@ -1,13 +1,14 @@
-"""Seconds that each stage of a prediction takes."""
+"""Seconds that each stage of a prediction takes; imported without torch, by processes that only read and write."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 STAGES = ("place", "forward", "labels", "postprocess")
 """To the grid and normalised; the nets, of all mirrors; back to the case's grid, argmax, with confidence and
@@ -30,6 +31,8 @@ class StageClock:
             yield
             self._sums[name] += time.perf_counter() - begin
             return
+        import torch
+
         first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         first.record()
         yield
@@ -39,6 +42,8 @@ class StageClock:
     def seconds(self) -> dict[str, float]:
         """Sums by stage; waits for the GPU."""
         if self._events:
+            import torch
+
             torch.cuda.synchronize()
         for name, first, last in self._events:
             self._sums[name] += first.elapsed_time(last) / 1000.0

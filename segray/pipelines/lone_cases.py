@@ -14,7 +14,8 @@ from segray.pipelines.admission import memory_at_most
 from segray.pipelines.case_tasks import run_tasks
 from segray.pipelines.headers import Planned
 from segray.pipelines.ledger import to_line
-from segray.pipelines.predict_stages import PredictStage, WriteStage, read_stage
+from segray.pipelines.predict_stages import WriteStage, read_stage
+from segray.pipelines.predictor_stage import PredictStage
 from segray.pipelines.runtime import WorkerShape
 
 MOST_LOST = 100
@@ -29,7 +30,7 @@ class LoneCase:
     """What a task needs to predict a case from its file to its mask.
 
     Attributes:
-        stage: the arguments of :class:`segray.pipelines.predict_stages.PredictStage`.
+        stage: the arguments of :class:`segray.pipelines.predictor_stage.PredictStage`.
         write: the last stage.
     """
 

@@ -37,8 +37,10 @@ from segray.pipelines.ledger import Ledger, to_line
 from segray.pipelines.lone_cases import TRIES, LoneCase, allow_losses, predict_lost
 from segray.pipelines.pace import paced_context
 from segray.pipelines.predict_memory import PredictorMemory, bytes_needed
-from segray.pipelines.predict_stages import RESULT_SCHEMA, PredictStage, WriteStage, read_stage
+from segray.pipelines.predict_rows import RESULT_SCHEMA
+from segray.pipelines.predict_stages import WriteStage, read_stage
 from segray.pipelines.predict_todo import find_todo
+from segray.pipelines.predictor_stage import PredictStage
 from segray.pipelines.review_list import write_review_list
 from segray.pipelines.runtime import READ_TASK_CPUS, WorkerShape, nodes, ray_session, worker_shape
 from segray.report.review_page import REVIEW_PAGE

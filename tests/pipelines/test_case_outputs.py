@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,8 @@ from segray.pipelines.backend_choice import choose_backend, kept_choice
 from segray.pipelines.case_outputs import check_further, why_no_output
 from segray.pipelines.headers import Planned
 from segray.pipelines.ledger import Ledger
-from segray.pipelines.predict_stages import PredictStage, WriteStage, read_stage
+from segray.pipelines.predict_stages import WriteStage, read_stage
+from segray.pipelines.predictor_stage import PredictStage
 from segray.pipelines.review_list import write_review_list
 from segray.pipelines.runtime import MIB, WorkerShape
 from segray.pipelines.verify import verify
@@ -281,3 +284,12 @@ def test_a_choice_is_kept_and_few_slices_are_not_worth_one(bundle: str, scans: l
     asked = settings_of("predict.backend=torch")
     assert choose_backend([case], [bundle], asked, shape, kept).name == "torch"
     assert kept_choice({"backend": None}) == ""
+
+
+def test_what_reads_and_writes_loads_no_torch() -> None:
+    """Each core of a node has such a process, and torch takes it seconds and hundreds of MiB."""
+    program = (
+        "import sys, segray.pipelines.predict_stages, segray.pipelines.case_batches, segray.privacy\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -24,7 +24,8 @@ from segray.pipelines import ingest, predict_stages
 from segray.pipelines.headers import Planned
 from segray.pipelines.ingest import Recipe, ingest_case, same_channels, slices_of_case
 from segray.pipelines.normalisation import normalisation_of
-from segray.pipelines.predict_stages import PredictStage, WriteStage, read_stage
+from segray.pipelines.predict_stages import WriteStage, read_stage
+from segray.pipelines.predictor_stage import PredictStage
 from segray.shards.manifest import Manifest, pool_intensity
 from segray.shards.reader import decode_batch, slices_of
 from segray.shards.schema import PIXEL_COLUMNS
