@@ -28,6 +28,9 @@ from segray.errors import SegrayError
 LEDGER = "ledger"
 """The folder of the parts, in a prediction folder."""
 
+PREDICTION = "prediction.json"
+"""Beside it: what the masks were made of and with which settings."""
+
 OLD = "ledger.jsonl"
 """The whole ledger of a folder from before there were parts."""
 

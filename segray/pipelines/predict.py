@@ -19,6 +19,7 @@ from segray.engine.backends import BackendChoice
 from segray.engine.predictor import check_settings
 from segray.errors import SegrayError, UsageError
 from segray.formats.source import CaseSource
+from segray.ledger_parts import PREDICTION
 from segray.nets.bundle import Bundle
 from segray.outage import patient
 from segray.pipelines.admission import memory_ceiling, memory_classes
@@ -47,8 +48,6 @@ from segray.report.review_page import REVIEW_PAGE
 
 Say = Callable[[str], None]
 """Called with a sentence that the user should read before the work begins."""
-
-PREDICTION = "prediction.json"
 
 THRESHOLDS = "odds"
 """By which rule thresholds give voxels where labels exclude each other; masks by the rule before it are others."""

@@ -10,8 +10,8 @@ from segray.case import LabelMap
 from segray.config import Config, IngestConfig
 from segray.errors import UsageError
 from segray.formats.source import CaseSource
+from segray.ledger_parts import PREDICTION
 from segray.pipelines.ledger import Ledger
-from segray.pipelines.predict import PREDICTION
 from segray.report.folders import read_json
 
 NAMED = 5

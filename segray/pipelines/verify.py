@@ -386,7 +386,7 @@ def _compare_source(source: str, config: Config, folder: str, ledger: Ledger, fo
 
 def _asked(folder: str, config: Config, cases: set[str]) -> set[str]:
     """Those cases that the folder is to hold: of the split that is asked for, or that its last run asked for."""
-    facts = read_json(storage.join(folder, "prediction.json"))
+    facts = read_json(storage.join(folder, ledger_parts.PREDICTION))
     split = config.predict.split if config.predict.split != "all" else facts.get("predict", {}).get("split", "all")
     return cases if split == "all" else set(facts.get("split", {}).get(split, ()))
 

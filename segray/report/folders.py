@@ -156,7 +156,7 @@ def read_prediction(folder: str) -> PredictionFiles:
         truth_map=LabelMap.from_json(json.dumps(told)) if (told := evaluation.get("truth_map")) else None,
         sources=ledger_parts.sources(folder),
         unmeasured={case: str(reason) for case, reason in _mapping(evaluation.get("failed")).items()},
-        prediction=read_json(storage.join(folder, "prediction.json")),
+        prediction=read_json(storage.join(folder, ledger_parts.PREDICTION)),
     )
 
 

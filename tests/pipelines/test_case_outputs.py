@@ -290,6 +290,7 @@ def test_what_reads_and_writes_loads_no_torch() -> None:
     """Each core of a node has such a process, and torch takes it seconds and hundreds of MiB."""
     program = (
         "import sys, segray.pipelines.predict_stages, segray.pipelines.case_batches, segray.privacy\n"
+        "import segray.pipelines.ingest, segray.pipelines.doctor, segray.pipelines.evaluate\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
