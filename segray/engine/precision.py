@@ -6,9 +6,12 @@ from typing import Literal
 
 import torch
 
-from segray.config import Precision
+from segray.config import NetConfig, Precision
 
 Resolved = Literal["bf16", "fp16", "float32"]
+
+DEPTHWISE = 8
+"""Channels from which a net of depthwise convolutions is trained in channels_last on a CPU."""
 
 DTYPES: dict[Resolved, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}
 
@@ -22,6 +25,14 @@ def autocast(device: torch.device, precision: Resolved) -> torch.autocast:
 def channels_last(axes: int) -> torch.memory_format:
     """The memory format in which convolutions over 2 or 3 axes are fast."""
     return torch.channels_last_3d if axes == 3 else torch.channels_last
+
+
+def training_format(net: NetConfig, device: torch.device) -> torch.memory_format:
+    """The memory format in which a net is trained: :func:`channels_last`, where the backward pass can take it."""
+    if net.name == "mednext" and net.features[0] < DEPTHWISE and device.type == "cpu":
+        # oneDNN's gradient of depthwise convolutions of so few channels writes beyond its memory (torch 2.13).
+        return torch.contiguous_format
+    return channels_last(3 if net.patch else 2)
 
 
 def resolve_precision(precision: Precision, device: torch.device | str) -> Resolved:

@@ -24,7 +24,7 @@ from segray.engine.draws import step_seed
 from segray.engine.inputs import network_inputs
 from segray.engine.mixup import Target, mix
 from segray.engine.optimisers import WeightAverage, build_optimiser
-from segray.engine.precision import autocast, channels_last, resolve_precision
+from segray.engine.precision import autocast, resolve_precision, training_format
 from segray.engine.schedule import learning_rate
 from segray.errors import SegrayError
 from segray.nets.deep_supervision import supervised_loss
@@ -148,7 +148,7 @@ class Trainer:
         """
         self.config, self.normalisation, self.rank, self.overlapping = config, normalisation, rank, overlapping
         self.device = torch.device(device)
-        self._format = channels_last(3 if config.net.patch else 2)
+        self._format = training_format(config.net, self.device)
         self.network = network.to(self.device).to(memory_format=self._format)  # type: ignore[call-overload]
         self.model = wrap(self.network) if wrap is not None else self.network
         self._optimiser = build_optimiser(self.network, config.optim, self.device)

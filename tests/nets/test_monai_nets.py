@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
 from segray.case import LabelMap
-from segray.config import NetConfig
+from segray.config import NetConfig, parse_config
 from segray.engine.inference import ForwardPass
+from segray.engine.trainer import Batch, Trainer
 from segray.errors import UsageError
 from segray.grid import Grid
 from segray.nets.bundle import load_bundle, save_bundle
+from segray.nets.cost import net_cost
 from segray.nets.normalise import Normalisation
 from segray.nets.unet import build_net
 
@@ -83,3 +86,42 @@ def test_settings_that_they_do_not_have_are_told(settings: dict[str, object], wo
 def test_what_monai_refuses_is_told_in_words() -> None:
     with pytest.raises(UsageError, match=r"MONAI refuses the settings of net\.name=swinunetr"):
         build_net(NetConfig(name="swinunetr", features=[10, 20]), 1, 2)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("name", FLAT)
+def test_they_learn_and_go_on_where_they_were(name: str, precision: str) -> None:
+    """Three steps in a row, or two, a checkpoint and one: the same weights."""
+    config = parse_config({"net": {"name": name, **FLAT[name]}, "train": {"precision": precision}})
+    side = 2 * 2**config.net.halvings
+    rng = np.random.default_rng(0)
+    images = rng.integers(-500, 500, (2, side, side)).astype(np.int16)
+    ones = np.ones(2, np.float32)
+    batch = Batch.from_arrays(images, (images > 0).astype(np.uint8), ones, ones, ["a", "b"])
+
+    def fresh() -> Trainer:
+        torch.manual_seed(0)
+        return Trainer(config, build_net(config.net, 1, 2), Normalisation("window"), device="cpu")
+
+    def learn(trainer: Trainer, steps: range) -> list[float]:
+        return [trainer.step(batch, epoch=1, step=step, progress=0.0).loss for step in steps]
+
+    whole, first, second = fresh(), fresh(), fresh()
+    losses = learn(whole, range(3))
+    learn(first, range(2))
+    second.load_state_dict(first.state_dict())
+    assert learn(second, range(2, 3)) == losses[2:]
+    assert all(np.isfinite(losses))
+    assert len(set(losses)) == 3
+    for key, tensor in whole.network.state_dict().items():
+        torch.testing.assert_close(second.network.state_dict()[key], tensor, msg=key)
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_what_they_cost_is_known(name: str) -> None:
+    config = NetConfig.model_validate({"name": name, **FLAT[name]})
+    net = build_net(config, 1, 3)
+    cost = net_cost(net, 1, (2 * net.stride, 2 * net.stride), batch=2)
+    assert cost.parameters == sum(parameter.numel() for parameter in net.parameters())
+    assert cost.flops_per_slice > (2 * net.stride) ** 2 * config.features[0]
+    assert cost.training_bytes > 4 * 4 * cost.parameters
