@@ -106,7 +106,13 @@ def test_any_valid_config_survives_yaml(
 
 def test_a_config_is_written_as_one_piece_would_be() -> None:
     """Also after others, of which a section is kept; to Python True is 1, and to YAML it is not."""
-    for told in ({}, {"augment": {"rotate": 1}}, {"augment": {"rotate": 1.0}}, {"net": {"features": [4, 8]}}, {}):
+    for told in (
+        {},
+        {"augment": {"rotate_degrees": 1}},
+        {"augment": {"rotate_degrees": 1.0}},
+        {"net": {"features": [4, 8]}},
+        {},
+    ):
         config = parse_config(told)
         whole = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)
         assert dump_config(config) == whole

@@ -21,27 +21,29 @@ def space(trial: BaseTrial) -> dict[str, Any]:
     """Settings of a trial."""
     return {
         "augment.enabled": True,
-        **_spatial(trial),
+        **_moved(trial),
         **_elastic(trial),
-        **_intensity(trial),
+        **_values(trial),
         **_blurred(trial),
         **_cutout(trial),
         **_mixup(trial),
     }
 
 
-def _spatial(trial: BaseTrial) -> dict[str, Any]:
-    probability = trial.suggest_float("augment.spatial", 0.0, 1.0, step=0.1)
-    if probability == 0:
-        return {"augment.spatial": 0.0}
-    smallest = trial.suggest_float("augment.scale.0 (smallest)", 0.6, 1.0)
-    largest = trial.suggest_float("augment.scale.1 (largest)", 1.0, 1.6)
-    return {
-        "augment.spatial": probability,
-        "augment.rotate": trial.suggest_float("augment.rotate", 0.0, 45.0),
-        "augment.scale": [smallest, largest],
-        "augment.shift": trial.suggest_float("augment.shift", 0.0, 0.2),
+def _moved(trial: BaseTrial) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        f"augment.{name}": trial.suggest_float(f"augment.{name}", 0.0, 1.0, step=0.1)
+        for name in ("rotate", "scale", "shift")
     }
+    if settings["augment.rotate"] > 0:
+        settings["augment.rotate_degrees"] = trial.suggest_float("augment.rotate_degrees", 5.0, 45.0)
+    if settings["augment.scale"] > 0:
+        smallest = trial.suggest_float("augment.scale_factor.0 (smallest)", 0.6, 1.0)
+        largest = trial.suggest_float("augment.scale_factor.1 (largest)", 1.0, 1.6)
+        settings["augment.scale_factor"] = [smallest, largest]
+    if settings["augment.shift"] > 0:
+        settings["augment.shift_share"] = trial.suggest_float("augment.shift_share", 0.01, 0.2)
+    return settings
 
 
 def _elastic(trial: BaseTrial) -> dict[str, Any]:
@@ -58,17 +60,23 @@ def _elastic(trial: BaseTrial) -> dict[str, Any]:
     }
 
 
-def _intensity(trial: BaseTrial) -> dict[str, Any]:
-    probability = trial.suggest_float("augment.intensity", 0.0, 1.0, step=0.1)
-    if probability == 0:
-        return {"augment.intensity": 0.0}
-    return {
-        "augment.intensity": probability,
-        "augment.brightness": trial.suggest_float("augment.brightness", 0.0, 0.3),
-        "augment.contrast": trial.suggest_float("augment.contrast", 0.0, 0.5),
-        "augment.gamma": trial.suggest_float("augment.gamma", 0.0, 0.5),
-        "augment.noise": trial.suggest_float("augment.noise", 0.0, 0.15),
-    }
+STRENGTHS = {
+    "brightness": ("brightness_share", 0.02, 0.3),
+    "contrast": ("contrast_change", 0.05, 0.5),
+    "gamma": ("gamma_change", 0.05, 0.5),
+    "noise": ("noise_sd", 0.01, 0.15),
+}
+"""The setting of each change of values, its weakest and its strongest."""
+
+
+def _values(trial: BaseTrial) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for name, (strength, weakest, strongest) in STRENGTHS.items():
+        probability = trial.suggest_float(f"augment.{name}", 0.0, 1.0, step=0.1)
+        settings[f"augment.{name}"] = probability
+        if probability > 0:
+            settings[f"augment.{strength}"] = trial.suggest_float(f"augment.{strength}", weakest, strongest)
+    return settings
 
 
 def _blurred(trial: BaseTrial) -> dict[str, Any]:

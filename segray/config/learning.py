@@ -57,18 +57,23 @@ class AugmentConfig(Section):
     """Random changes of a training batch, made on the device; all spatial parts in one resampling."""
 
     enabled: bool = setting(True, "augment the training slices")
-    spatial: Share = setting(0.5, "probability that a slice is rotated, scaled and shifted")
-    rotate: NonNegative = setting(15.0, "rotation, up to plus or minus", "degrees")
-    scale: tuple[PositiveFloat, PositiveFloat] = setting((0.85, 1.2), "zoom, lowest and highest factor")
-    shift: Share = setting(0.05, "shift, up to plus or minus this share of the side")
+    rotate: Share = setting(0.3, "probability of a rotation")
+    rotate_degrees: NonNegative = setting(15.0, "its angle, up to plus or minus", "degrees")
+    scale: Share = setting(0.3, "probability of a zoom")
+    scale_factor: tuple[PositiveFloat, PositiveFloat] = setting((0.85, 1.2), "its factor, lowest and highest")
+    shift: Share = setting(0.3, "probability of a shift")
+    shift_share: Share = setting(0.05, "its length in x and in y, up to plus or minus", "of the side")
     flip_x: Share = setting(0.0, "probability of a left-right mirror; 0 where left and right are different labels")
     flip_y: Share = setting(0.0, "probability of a front-back mirror")
     flip_z: Share = setting(0.0, "probability of an up-down mirror of a 3D patch")
-    intensity: Share = setting(0.5, "probability that brightness, contrast, gamma and noise are changed")
-    brightness: NonNegative = setting(0.1, "added value, up to plus or minus", "of the input range")
-    contrast: Annotated[float, Field(ge=0, lt=1)] = setting(0.2, "contrast factor 1 plus or minus")
-    gamma: Annotated[float, Field(ge=0, lt=1)] = setting(0.2, "gamma exponent 1 plus or minus")
-    noise: NonNegative = setting(0.05, "sd of Gaussian noise, at most", "of the input range")
+    brightness: Share = setting(0.3, "probability of another brightness")
+    brightness_share: NonNegative = setting(0.1, "the value added, up to plus or minus", "of the input range")
+    contrast: Share = setting(0.3, "probability of another contrast")
+    contrast_change: Annotated[float, Field(ge=0, lt=1)] = setting(0.2, "its factor is 1 plus or minus")
+    gamma: Share = setting(0.3, "probability of a gamma curve")
+    gamma_change: Annotated[float, Field(ge=0, lt=1)] = setting(0.2, "its exponent is 1 plus or minus")
+    noise: Share = setting(0.3, "probability of Gaussian noise")
+    noise_sd: NonNegative = setting(0.05, "its sd, at most", "of the input range")
     elastic: Share = setting(0.0, "probability of an elastic deformation")
     elastic_spacing: Annotated[float, Field(ge=2)] = setting(32.0, "distance of its knots", "pixels")
     elastic_shift: NonNegative = setting(8.0, "displacement at a knot, up to plus or minus, in x and in y", "pixels")
@@ -85,7 +90,7 @@ class AugmentConfig(Section):
     window_shift: Share = setting(0.05, "its shift, up to plus or minus", "of the window")
     window_scale: tuple[PositiveFloat, PositiveFloat] = setting((0.9, 1.1), "its width, lowest and highest factor")
 
-    @field_validator("blur_sd", "low_resolution_factor", "cutout_size", "window_scale")
+    @field_validator("scale_factor", "blur_sd", "low_resolution_factor", "cutout_size", "window_scale")
     @classmethod
     def _rise(cls, limits: tuple[float, float]) -> tuple[float, float]:
         if limits[0] > limits[1]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as functional
@@ -120,36 +121,49 @@ def _coarser(values: Tensor, factor: Tensor, axis: int) -> Tensor:
 
 
 def change_values(images: Tensor, config: AugmentConfig, span: float, generator: torch.Generator) -> Tensor:
-    """Contrast about the mean, brightness, gamma over the channel's own range, and noise, on the chosen slices.
+    """Gamma over the channel's own range, contrast about the mean, brightness and noise, each on slices of its own.
 
     Args:
         images: (n, c, H, W) float32; not changed.
-        config: ``intensity`` and the strengths.
+        config: the four probabilities and strengths.
         span: width of the input range, which brightness and noise are shares of.
         generator: on the CPU.
     """
-    draws = torch.rand(len(images), 5, generator=generator)
+    chances = torch.tensor((config.gamma, config.contrast, config.brightness, config.noise))
+    picked = torch.rand(len(images), len(chances), generator=generator) < chances
+    draws = torch.rand(len(images), len(chances), generator=generator)
     noise_seed = int(torch.randint(2**62, (1,), generator=generator))
-    picked = draws[:, 0] < config.intensity
     if not picked.any():
         return images
-    chosen = picked.nonzero()[:, 0].to(images.device)
-    contrast, brightness, gamma, noise = draws[picked, 1:].to(images.device)[:, :, None, None, None].unbind(1)
-    values = images[chosen]
-    if config.gamma > 0:
-        lowest, highest = values.amin(dim=(2, 3), keepdim=True), values.amax(dim=(2, 3), keepdim=True)
-        width = (highest - lowest).clamp(min=1e-6)
-        exponent = 1.0 + config.gamma * (2.0 * gamma - 1.0)
-        values = values.sub_(lowest).div_(width).clamp_(min=0.0).pow_(exponent).mul_(width).add_(lowest)
-    if config.contrast > 0:
-        mean = values.mean(dim=(2, 3), keepdim=True)
-        values = values.sub_(mean).mul_(1.0 + config.contrast * (2.0 * contrast - 1.0)).add_(mean)
-    values = values.add_(config.brightness * span * (2.0 * brightness - 1.0))
-    if config.noise > 0:
-        dice = torch.Generator(device=images.device).manual_seed(noise_seed)
-        grain = torch.randn(values.shape, generator=dice, device=values.device, dtype=values.dtype)
-        values = values.add_(grain.mul_(config.noise * span * noise))
-    return images.index_copy(0, chosen, values)
+    dice = torch.Generator(device=images.device).manual_seed(noise_seed)
+    changes: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
+        lambda values, draw: _gamma(values, 1.0 + config.gamma_change * (2.0 * draw - 1.0)),
+        lambda values, draw: _contrast(values, 1.0 + config.contrast_change * (2.0 * draw - 1.0)),
+        lambda values, draw: values + config.brightness_share * span * (2.0 * draw - 1.0),
+        lambda values, draw: values + _grain(values, dice) * (config.noise_sd * span * draw),
+    )
+    values = images.clone()
+    for which, change in enumerate(changes):
+        chosen = picked[:, which].nonzero()[:, 0].to(images.device)
+        if chosen.numel():
+            draw = draws[picked[:, which], which].to(images.device)[:, None, None, None]
+            values[chosen] = change(values[chosen], draw)
+    return values
+
+
+def _gamma(values: Tensor, exponent: Tensor) -> Tensor:
+    lowest, highest = values.amin(dim=(2, 3), keepdim=True), values.amax(dim=(2, 3), keepdim=True)
+    width = (highest - lowest).clamp(min=1e-6)
+    return values.sub(lowest).div_(width).clamp_(min=0.0).pow_(exponent).mul_(width).add_(lowest)
+
+
+def _contrast(values: Tensor, factor: Tensor) -> Tensor:
+    mean = values.mean(dim=(2, 3), keepdim=True)
+    return values.sub(mean).mul_(factor).add_(mean)
+
+
+def _grain(values: Tensor, dice: torch.Generator) -> Tensor:
+    return torch.randn(values.shape, generator=dice, device=values.device, dtype=values.dtype)
 
 
 def cut_out(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:

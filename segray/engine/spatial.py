@@ -20,13 +20,14 @@ def draw_affines(
         (count, 2, 3) float32 matrices from output to input in grid_sample's coordinates ((x, y), the sides span
         [-1, 1]), and (count) bool: which slices change at all. A rotation is rigid in pixels on oblong slices too.
     """
-    draws = torch.rand(count, 7, generator=generator, dtype=torch.float64)
-    spatial = draws[:, 0] < config.spatial
-    flip_x, flip_y = draws[:, 1] < config.flip_x, draws[:, 2] < config.flip_y
-    angle = spatial * math.radians(config.rotate) * (2 * draws[:, 3] - 1)
-    low, high = (math.log(factor) for factor in config.scale)
-    zoom = torch.exp(spatial * (low + (high - low) * draws[:, 4]))
-    shift = 2.0 * config.shift * (2 * draws[:, 5:7] - 1) * spatial[:, None]
+    chances = torch.tensor((config.rotate, config.scale, config.shift, config.flip_x, config.flip_y))
+    picked = torch.rand(count, len(chances), generator=generator) < chances
+    rotated, scaled, shifted, flip_x, flip_y = picked.unbind(1)
+    draws = torch.rand(count, 4, generator=generator, dtype=torch.float64)
+    angle = rotated * math.radians(config.rotate_degrees) * (2 * draws[:, 0] - 1)
+    low, high = (math.log(factor) for factor in config.scale_factor)
+    zoom = torch.exp(scaled * (low + (high - low) * draws[:, 1]))
+    shift = 2.0 * config.shift_share * (2 * draws[:, 2:] - 1) * shifted[:, None]
     aspect = size[0] / size[1]
     cosine, sine = torch.cos(angle) / zoom, torch.sin(angle) / zoom
     mirror_x, mirror_y = 1.0 - 2.0 * flip_x, 1.0 - 2.0 * flip_y
@@ -34,7 +35,7 @@ def draw_affines(
         torch.stack((cosine * mirror_x, -sine * aspect * mirror_y, shift[:, 0]), dim=1),
         torch.stack((sine / aspect * mirror_x, cosine * mirror_y, shift[:, 1]), dim=1),
     )
-    return torch.stack(rows, dim=1).float(), spatial | flip_x | flip_y
+    return torch.stack(rows, dim=1).float(), picked.any(1)
 
 
 def draw_elastic(

@@ -53,9 +53,9 @@ def every_combination(space: Space, most: int = 10_000) -> list[dict[str, Any]]:
 def default_params(space: Space, config: Config) -> dict[str, Any] | None:
     """The suggested values that make the space return the config's own settings; None where none do.
 
-    A suggestion whose name is a config key (``optim.lr``, an entry of a list as in ``augment.scale.0``, either with
-    words behind it as in ``optim.lr (sgd)``) takes the config's value. Of other suggestions every value is tried, but
-    for floats without step. Raises UsageError as :meth:`Space.draw`.
+    A suggestion whose name is a config key (``optim.lr``, an entry of a list as in ``augment.scale_factor.0``, either
+    with words behind it as in ``optim.lr (sgd)``) takes the config's value. Of other suggestions every value is tried,
+    but for floats without step. Raises UsageError as :meth:`Space.draw`.
     """
     tree = config.model_dump()
 

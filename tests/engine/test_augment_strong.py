@@ -18,7 +18,7 @@ from segray.errors import UsageError
 from segray.nets.normalise import Normalisation
 
 NUMBERS = {"seed": 3, "epoch": 2, "rank": 1, "step": 7}
-STILL: dict[str, Any] = {"spatial": 0.0, "intensity": 0.0}
+STILL: dict[str, Any] = dict.fromkeys(("rotate", "scale", "shift", "brightness", "contrast", "gamma", "noise"), 0.0)
 NEW = ["elastic", "blur", "low_resolution", "cutout"]
 ALL: dict[str, Any] = dict.fromkeys(NEW, 0.5)
 
@@ -104,7 +104,7 @@ def test_the_largest_elastic_shift_folds_nowhere() -> None:
 def test_bits_of_overlapping_labels_bend_together() -> None:
     images, _ = batch()
     labels = torch.randint(-(2**31), 2**31, images[:, 0].shape, dtype=torch.int32)
-    config = AugmentConfig(spatial=0.5, intensity=0.0, elastic=0.7)
+    config = AugmentConfig(**STILL | {"rotate": 0.5}, elastic=0.7)
     moved = augment(images, labels, config, span=2.0, **NUMBERS, overlapping=True)[1]
     assert not torch.equal(moved, labels)
     assert set(moved.flatten().tolist()) <= set(labels.flatten().tolist()) | {0}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -11,7 +13,14 @@ from segray.engine.inputs import network_inputs
 from segray.engine.trainer import Batch
 from segray.nets.normalise import Normalisation
 
-SPATIAL = AugmentConfig(spatial=1.0, flip_x=0.5, intensity=0.0, elastic=1.0, elastic_shift=2.0, elastic_spacing=8)
+OFF: dict[str, Any] = dict.fromkeys(("rotate", "scale", "shift", "brightness", "contrast", "gamma", "noise"), 0.0)
+SPATIAL = AugmentConfig(
+    **OFF | dict.fromkeys(("rotate", "scale", "shift"), 1.0),
+    flip_x=0.5,
+    elastic=1.0,
+    elastic_shift=2.0,
+    elastic_spacing=8,
+)
 
 
 def _run(images: torch.Tensor, labels: torch.Tensor, config: AugmentConfig) -> tuple[torch.Tensor, torch.Tensor]:
@@ -29,7 +38,7 @@ def test_all_slices_of_a_patch_move_alike() -> None:
 
 
 def test_contrast_and_gamma_are_those_of_the_volume() -> None:
-    config = AugmentConfig(spatial=0.0, intensity=1.0, noise=0.0)
+    config = AugmentConfig(**OFF | dict.fromkeys(("brightness", "contrast", "gamma"), 1.0))
     images = torch.randn(3, 4 * 2, 8, 8)
     found, _ = _run(images, torch.zeros(3, 4, 8, 8, dtype=torch.uint8), config)
     volumes = images.view(3, 4, 2, 8, 8).transpose(1, 2).reshape(3, 2, 32, 8)
@@ -38,7 +47,7 @@ def test_contrast_and_gamma_are_those_of_the_volume() -> None:
 
 
 def test_flip_z_turns_images_and_labels_over() -> None:
-    config = AugmentConfig(spatial=0.0, intensity=0.0, flip_z=0.5)
+    config = AugmentConfig(**OFF, flip_z=0.5)
     images, labels = torch.randn(40, 3 * 2, 4, 4), torch.randint(0, 3, (40, 3, 4, 4), dtype=torch.uint8)
     found, its = _run(images, labels, config)
     turned = [number for number in range(40) if not torch.equal(found[number], images[number])]

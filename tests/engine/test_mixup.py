@@ -50,7 +50,8 @@ def test_a_single_slice_and_a_turned_off_augmentation_stay_as_they_are() -> None
 
 
 def test_the_loss_is_the_weighted_sum() -> None:
-    config = load_config(None, ["net.features=[4,8]", "augment.spatial=0", "augment.intensity=0", "augment.mixup=1"])
+    off = [f"augment.{name}=0" for name in ("rotate", "scale", "shift", "brightness", "contrast", "gamma", "noise")]
+    config = load_config(None, ["net.features=[4,8]", *off, "augment.mixup=1"])
     torch.manual_seed(0)
     net = build_net(config.net, 1, 2)
     trainer = Trainer(config, net, Normalisation("window"), device="cpu")

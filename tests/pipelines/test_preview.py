@@ -52,7 +52,7 @@ def drawn(config: Config, monkeypatch: pytest.MonkeyPatch, out: Path) -> list[Au
 def test_a_draw_is_what_the_net_of_a_training_is_shown(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = (*GRID, f"train.shards={shards}", "seed=7", "augment.spatial=1", "augment.elastic=1", "augment.window=1")
+    settings = (*GRID, f"train.shards={shards}", "seed=7", "augment.rotate=1", "augment.elastic=1", "augment.window=1")
     settings += ("augment.mixup=1",)
     config = load_config(None, list(settings))
     rows = drawn(config, monkeypatch, tmp_path / "sheet.png")

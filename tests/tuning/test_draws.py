@@ -171,7 +171,7 @@ levels = trial.suggest_int("levels", 2, 4)
 width = {"small": 8, "large": 16}[shape]
 lr = trial.suggest_float("optim.lr (adamw)", 1e-4, 1e-1, log=True)
 settings = {"net.features": [width * 2**level for level in range(levels)], "optim.lr": lr}
-settings["augment.scale"] = [trial.suggest_float("augment.scale.0", 0.5, 1.0), 1.2]
+settings["augment.scale_factor"] = [trial.suggest_float("augment.scale_factor.0", 0.5, 1.0), 1.2]
 return settings
 """
 
@@ -180,7 +180,7 @@ def test_the_defaults_are_found_behind_names_that_are_no_keys(write: Write) -> N
     space = write(HIDDEN)
     config = parse_config({"net": {"features": [16, 32, 64]}, "optim": {"lr": 0.02}})
     params = default_params(space, config)
-    assert params == {"shape": "large", "levels": 3, "optim.lr (adamw)": 0.02, "augment.scale.0": 0.85}
+    assert params == {"shape": "large", "levels": 3, "optim.lr (adamw)": 0.02, "augment.scale_factor.0": 0.85}
     study = optuna.create_study()
     study.enqueue_trial(params)
     assert with_settings(config, space.draw(study.ask())) == config
@@ -191,7 +191,7 @@ def test_the_defaults_are_found_behind_names_that_are_no_keys(write: Write) -> N
     [
         {"net": {"features": [16, 32, 65]}},
         {"net": {"features": [16, 32, 64]}, "optim": {"lr": 0.2}},
-        {"net": {"features": [16, 32, 64]}, "augment": {"scale": [0.85, 1.3]}},
+        {"net": {"features": [16, 32, 64]}, "augment": {"scale_factor": [0.85, 1.3]}},
     ],
 )
 def test_defaults_that_the_space_does_not_draw_are_none(write: Write, tree: dict[str, Any]) -> None:

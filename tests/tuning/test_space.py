@@ -172,7 +172,8 @@ def test_values_of_numpy_are_plain(write: Write) -> None:
 import numpy as np
 widths = np.array([4, 8]) * trial.suggest_int("n", 1, 1)
 return {"train.batch_size": np.int64(8), "net.features": widths, "optim.lr": np.float64(0.1),
-        "net.deep_supervision": np.bool_(True), "augment.scale": (np.float32(0.5), 2), "predict.x": {"a": np.int8(1)}}
+        "net.deep_supervision": np.bool_(True), "augment.scale_factor": (np.float32(0.5), 2),
+        "predict.x": {"a": np.int8(1)}}
 """)
     settings = space.draw(FixedTrial({"n": 1}))
     assert json.loads(json.dumps(settings)) == settings

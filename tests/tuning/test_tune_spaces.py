@@ -111,8 +111,13 @@ def test_unet2d_overrules_a_config_that_its_nets_do_not_go_with() -> None:
 
 def test_augmentation_draws_no_strength_of_what_is_off() -> None:
     strengths = {
-        "spatial": ("rotate", "scale", "shift"),
-        "intensity": ("brightness", "contrast", "gamma", "noise"),
+        "rotate": ("rotate_degrees",),
+        "scale": ("scale_factor",),
+        "shift": ("shift_share",),
+        "brightness": ("brightness_share",),
+        "contrast": ("contrast_change",),
+        "gamma": ("gamma_change",),
+        "noise": ("noise_sd",),
         "elastic": ("elastic_spacing", "elastic_shift"),
         "blur": ("blur_sd",),
         "low_resolution": ("low_resolution_factor",),
