@@ -93,7 +93,7 @@ def structure_table(rows: Sequence[StructureRow], page: str) -> Table:
         rows: of all structures.
         page: where those are that do not fit; empty: nowhere.
     """
-    table = _table(f"Structures: {len(rows)} (absent: no mask file; volumes in ml, where present)")
+    table = _table(f"Structures: {len(rows)} (absent: no mask file, or nobody looked; volumes in ml, where present)")
     table.add_column("structure", overflow="ellipsis", no_wrap=True, max_width=NAME_COLUMNS)
     for name in ("present", "empty", "absent", "median", "least", "most"):
         table.add_column(name, justify="right", no_wrap=True)

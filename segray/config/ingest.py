@@ -87,6 +87,12 @@ class IngestConfig(Section):
         None, "structure names and label values, such as {liver: 1}; empty: taken from the folder, and printed"
     )
     structures: list[str] | None = setting(None, "keep only these structures; empty: all")
+    annotated: str | None = setting(
+        None,
+        "CSV with the columns case_id and structures, names with ; between them: what was looked for in a case, where "
+        "that differs between cases; the case's other structures are unknown, neither taught nor measured; a case "
+        "that is not named has all that its files tell of",
+    )
     ignore: Annotated[int, Field(ge=0, le=65535)] = setting(
         0,
         "label value of voxels that nobody judged: they neither teach nor measure; 0: none, or what dataset.json calls "

@@ -49,7 +49,7 @@ class LabelFacts:
 
     Attributes:
         voxels: structure to its voxels; 0 for one that is empty.
-        annotated: the structures that have a mask file; None where one file holds all.
+        annotated: the structures that have a mask file, or that the user says were looked for; None: all of them.
         outside: label values that the label map does not name, and their voxels.
         overlap: voxels in more than one structure, where overlapping labels are kept.
         cropped: labelled voxels outside of the canvas of the shards.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -37,7 +37,7 @@ class StructureRow:
         name: of the structure.
         cases: cases that show it.
         empty: cases that were looked at for it and do not.
-        unmasked: cases without a mask file of it.
+        unmasked: cases without a mask file of it, or in which nobody looked for it.
         median_ml, low_ml, high_ml: of the cases that show it.
     """
 
@@ -75,13 +75,16 @@ def usable(report: CaseReport) -> bool:
     return not report.problem and not report.label_problem and facts is not None and not facts.outside
 
 
-def conclude(reports: Sequence[CaseReport], config: SplitConfig, left_out: Sequence[str] = ()) -> Whole:
+def conclude(
+    reports: Sequence[CaseReport], config: SplitConfig, left_out: Sequence[str] = (), told: Collection[str] = ()
+) -> Whole:
     """Findings, split and structures of all cases; a split that ingest would refuse is a finding.
 
     Args:
         reports: of all cases that were examined.
         config: of the split.
         left_out: names of cases and files that were left out before.
+        told: cases of which the user says what was looked for in them, so that what they lack is no finding.
     """
     readable = [report for report in reports if not report.problem]
     taken = [report for report in reports if usable(report)]
@@ -96,7 +99,7 @@ def conclude(reports: Sequence[CaseReport], config: SplitConfig, left_out: Seque
     for check in (_unlike_values, _spacings, _sizes, _orientations, _channels, _half_voxel):
         findings += check(readable)
     findings += _structures(structures, len(taken))
-    findings += _unmasked(taken)
+    findings += _unmasked([report for report in taken if report.case_id not in told])
     findings += _untrained(taken, split)
     findings += _duplicates(readable, split)
     return Whole(findings, split, structures)
@@ -173,7 +176,8 @@ def _unmasked(reports: Sequence[CaseReport]) -> Iterator[Finding]:
                 "warning",
                 report.case_id,
                 f"The case has no mask file of {_some(lacking)}; whatever it shows of them counts as background.",
-                "Keep the structures that all cases have by ingest.structures, or leave the case out.",
+                "Train with loss.missing=mask where nobody drew them; or keep the structures that all cases have by "
+                "ingest.structures, or leave the case out.",
             )
 
 

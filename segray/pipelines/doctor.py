@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from segray.pipelines.failures import reason_for
 from segray.pipelines.headers import Planned, read_headers
 from segray.pipelines.ingest import INGEST_TASK_CPUS, bytes_needed
 from segray.pipelines.runtime import nodes, ray_session
+from segray.shards.annotated import Annotated, read_annotated
 from segray.shards.manifest import SPLITS
 
 Watcher = Callable[[dict[str, Any], int, int], None]
@@ -91,7 +92,9 @@ def _diagnosis(
     config: Config,
 ) -> Diagnosis:
     """All facts together; ``findings`` are those that the files did not have to be read for."""
-    whole = conclude(reports, config.ingest.split, [name for name, _ in found.problems])
+    left_out = [name for name, _ in found.problems]
+    reports, told, wrong = _with_annotated(reports, config.ingest, found.label_map, left_out)
+    whole = conclude(reports, config.ingest.split, left_out, told)
     sides = list(whole.split.values())
     plan = estimate(
         [report for report in reports if usable(report)],
@@ -99,9 +102,32 @@ def _diagnosis(
         {name: sides.count(name) for name in SPLITS},
         machine,
     )
-    every = ordered([*findings, *whole.findings])
+    every = ordered([*findings, *wrong, *whole.findings])
     notes = [note for note in found.notes if kind_of(note) == "odd"]
     return Diagnosis("", found.format, notes, every, reports, whole.structures, whole.split, plan, 0.0)
+
+
+def _with_annotated(
+    reports: Sequence[CaseReport], config: IngestConfig, label_map: LabelMap | None, left_out: Sequence[str]
+) -> tuple[Sequence[CaseReport], Collection[str], list[Finding]]:
+    """The reports with what ``ingest.annotated`` says, the cases that it names, and what is wrong with it."""
+    try:
+        table = read_annotated(config.annotated)
+        notes = table.match([*(report.case_id for report in reports), *left_out])
+        if label_map is not None and config.structures is None:
+            table.check(label_map)
+    except UsageError as error:
+        return reports, (), [Finding("annotated", "error", "", error.message, error.mend)]
+    mend = "Mend these ids; cases that you have taken away may stay in the CSV."
+    findings = [Finding("annotated-ids", "warning", "", note, mend) for note in notes]
+    return [_as_told(report, table) for report in reports], table.structures.keys(), findings
+
+
+def _as_told(report: CaseReport, table: Annotated) -> CaseReport:
+    found = table.structures.get(report.case_id)
+    if report.labels is None or found is None:
+        return report
+    return replace(report, labels=replace(report.labels, annotated=tuple(sorted(found))))
 
 
 def _written(diagnosis: Diagnosis, tiles: Sequence[Tile], out: str) -> Diagnosis:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +63,8 @@ def evaluate(
     patients have several cases, ``patients.csv/parquet``.
 
     Raises:
-        UsageError: no masks there, none of their cases is in ``truth``, or it names none of their structures.
+        UsageError: no masks there, none of their cases is in ``truth``, it names none of their structures, or the CSV
+            of ``ingest.annotated`` is wrong.
     """
     folder = storage.absolute(predictions)
     there = storage.exists(storage.join(folder, "label_map.json"))
@@ -88,7 +89,7 @@ def _measured(folder: str, known: TruthCases) -> Iterator[dict[str, Any]]:
     for source, reason in broken:
         yield _unmeasured(source, reason)
     masks = {case_id: entry.mask for case_id, entry in Ledger(folder).entries.items() if entry.done}
-    shared = (folder, masks, known.label_map.to_json(), known.truth_map.to_json())
+    shared = (folder, masks, known.label_map.to_json(), known.truth_map.to_json(), known.unannotated)
     for done in run_on_cases(measure_row, planned, shared, bytes_of=bytes_needed, cpus=EVALUATE_TASK_CPUS):
         yield done.result or _unmeasured(done.item.source, done.reason)
 
@@ -103,16 +104,23 @@ def bytes_needed(case: Planned) -> int:
 
 
 def measure_row(
-    row: dict[str, Any], folder: str, masks: Mapping[str, str], label_map_json: str, truth_map_json: str
+    row: dict[str, Any],
+    folder: str,
+    masks: Mapping[str, str],
+    label_map_json: str,
+    truth_map_json: str,
+    unannotated: Mapping[str, Sequence[str]],
 ) -> dict[str, Any]:
-    """The metric rows of one case as JSON, or the reason why there are none."""
+    """The metric rows of one case as JSON, of what was looked for in it, or the reason why there are none."""
     source = CaseSource.from_json(row["source"])
     maps = LabelMap.from_json(label_map_json), LabelMap.from_json(truth_map_json)
     try:
         rows = measure_case(source, storage.join(folder, masks[source.case_id]), *maps)
     except Exception as error:
         return _unmeasured(source, reason_for(error))
-    return {"case_id": source.case_id, "reason": "", "rows": json.dumps(rows)}
+    unknown = unannotated.get(source.case_id, ())
+    kept = [row for row in rows if row["structure"] not in unknown]
+    return {"case_id": source.case_id, "reason": "", "rows": json.dumps(kept)}
 
 
 def measure_case(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from segray.config import Config, OptimConfig, TrainConfig
-from segray.shards.known_labels import KnownLabels
 from segray.shards.manifest import Manifest
 
 
@@ -21,7 +20,7 @@ def idle_settings(config: Config, manifest: Manifest) -> list[str]:
 
 
 def _of_the_shards(config: Config, manifest: Manifest) -> Iterator[str]:
-    if config.loss.missing == "mask" and KnownLabels.of_manifest(manifest) is None:
+    if config.loss.missing == "mask" and not any(part.missing for part in manifest.parts):
         yield "loss.missing=mask changes nothing: no case of the shards is known to lack a mask file."
     if config.net.neighbours and all(part.slices == 1 for part in manifest.parts):
         yield "net.neighbours costs time and shows nothing new: every case of the shards is a single slice."

@@ -199,8 +199,8 @@ def dice_of(truth: Volume, predicted: Volume, label_map: LabelMap) -> NDArray[np
 def without_unknown(
     scores: NDArray[np.float64], case_ids: Sequence[str], config: Config, manifest: Manifest
 ) -> NDArray[np.float64]:
-    """(cases, structures) Dice; NaN for what nobody drew in a case, where ``loss.missing`` says that it is unknown."""
-    known = KnownLabels.of_manifest(manifest) if config.loss.missing == "mask" else None
+    """(cases, structures) Dice; NaN for what is not known of a case, as in the validation of a training."""
+    known = KnownLabels.of_manifest(manifest, config.loss.missing)
     return scores if known is None else np.where(known.structures(case_ids), scores, np.nan)
 
 

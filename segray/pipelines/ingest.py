@@ -27,6 +27,7 @@ from segray.pipelines.failures import reason_for
 from segray.pipelines.headers import Planned, read_headers
 from segray.pipelines.runtime import MIB, ray_session
 from segray.resample import image_to_grid, labels_to_grid
+from segray.shards.annotated import Annotated, read_annotated
 from segray.shards.index import build_index
 from segray.shards.manifest import INDEX, MANIFEST, SPLITS, Manifest, PartEntry, case_intensity, pool_intensity
 from segray.shards.split import match_table, split_cases
@@ -104,8 +105,8 @@ def ingest(
         watcher: told of every case.
 
     Raises:
-        UsageError: no labelled case was found, or none could be read; the CSV of ``ingest.split.patients`` is wrong, or
-            names none of the cases.
+        UsageError: no labelled case was found, or none could be read; the CSV of ``ingest.split.patients`` or
+            ``ingest.annotated`` is wrong, or names none of the cases.
     """
     config = privacy.with_privacy(config or Config(), storage.absolute(destination))
     return ingest_cases(source, formats.discover(source, config.ingest), destination, config, watcher=watcher)
@@ -134,7 +135,9 @@ def ingest_cases(
     """
     folder = storage.absolute(destination)
     failed = list(discovery.problems)
-    strays = match_table([*(case.case_id for case in discovery.cases), *dict(failed)], config.ingest.split)
+    known = [*(case.case_id for case in discovery.cases), *dict(failed)]
+    annotated = read_annotated(config.ingest.annotated)
+    strays = [*match_table(known, config.ingest.split), *annotated.match(known)]
     place, run = log or (folder, "")
     with ray_session(config.ray), CaseWatch(place, "ingest", watcher, run=run) as watch:
         cases = [case for case in discovery.cases if case.has_labels]
@@ -146,6 +149,8 @@ def ingest_cases(
             raise UsageError(_nothing_left(source, failed), mend="Name a folder of labelled cases.")
         label_map, notes = _label_map(discovery.label_map, planned)
         label_map = replace(label_map, overlapping=config.ingest.overlap == "keep")
+        if config.ingest.structures is None:
+            annotated.check(label_map)
         recipe = replace(_recipe(config, label_map, planned), pixels=pixels)
         notes = [*discovery.notes, *strays, *notes]
         for note in notes:
@@ -157,7 +162,7 @@ def ingest_cases(
         watch.note(f"{len(facts)} cases are in the shards, {new} of them written now; {len(failed)} failed")
     if not facts:
         raise UsageError(_nothing_left(source, failed), mend="Name a folder of labelled cases.")
-    manifest = _close(folder, facts, planned, recipe, label_map, config)
+    manifest = _close(folder, facts, planned, recipe, label_map, config, annotated)
     write_failures(folder, failed)
     split = {name: len(manifest.cases(name)) for name in SPLITS}
     return IngestSummary(folder, len(manifest.parts), manifest.slices, new, split, notes, failed)
@@ -322,12 +327,17 @@ def _close(
     recipe: Recipe,
     label_map: LabelMap,
     config: Config,
+    annotated: Annotated,
 ) -> Manifest:
     """Index, then manifest, then the removal of parts that no longer belong."""
     owners = {case.source.case_id: case.source.patient for case in planned}
     memory = {} if recipe.pixels else {case.source.case_id: bytes_needed(case) for case in planned}
     given = {case.source.case_id: case.source.split for case in planned}
-    missing = {case.source.case_id: case.source.missing(label_map.names) for case in planned}
+    missing = {
+        case.source.case_id: case.source.missing(label_map.names)
+        for case in planned
+        if case.source.case_id not in annotated.structures
+    }
     split = split_cases({part.case_id: owners[part.case_id] for part in facts}, config.ingest.split, given)
     parts = [
         PartEntry(
@@ -342,8 +352,9 @@ def _close(
             part.notes,
             left_out=part.hollow.bytes if part.hollow else 0,
             memory=memory.get(part.case_id, 0),
-            missing=missing[part.case_id],
+            missing=missing.get(part.case_id, []),
             content=part.content,
+            unannotated=annotated.lacking(part.case_id, label_map.names),
         )
         for part in facts
     ]

@@ -44,19 +44,21 @@ class Roles:
 
 
 PATIENTS = "ingest.split.patients"
+ANNOTATED = "ingest.annotated"
+TABLES = {PATIENTS: "", ANNOTATED: ""}
 PRIVACY_KEY = "privacy.key_file"
 """A place: a key that went along would lie in the head's memory, and be sent to all nodes."""
 
-FILE_SETTINGS = ("tune.space", PATIENTS)
+FILE_SETTINGS = ("tune.space", *TABLES)
 """Settings that name a small file; the others of :class:`Roles` name places."""
 
 COMMANDS: Mapping[str, Roles] = {
-    "doctor": Roles(places={"source": "SRC", "out": "--out", "storage": "--storage"}, settings={PATIENTS: ""}),
-    "ingest": Roles(places={"source": "SRC", "destination": "DST"}, settings={PATIENTS: ""}, outcome=("destination",)),
+    "doctor": Roles(places={"source": "SRC", "out": "--out", "storage": "--storage"}, settings=TABLES),
+    "ingest": Roles(places={"source": "SRC", "destination": "DST"}, settings=TABLES, outcome=("destination",)),
     "train": Roles(
         files={"config": "CONFIG"},
         places={"shards": "--shards", "run": "--run", "resume": "--resume", "start_from": "--start-from"},
-        settings={"train.shards": "shards", "train.run": "run", "train.start_from": "start_from", PATIENTS: ""},
+        settings={"train.shards": "shards", "train.run": "run", "train.start_from": "start_from", **TABLES},
         outcome=("run", "resume", "train.run"),
     ),
     "tune": Roles(
@@ -78,7 +80,9 @@ COMMANDS: Mapping[str, Roles] = {
         places={"bundle": "BUNDLE", "further": "--with", "source": "SRC", "destination": "DST"},
         outcome=("destination",),
     ),
-    "evaluate": Roles(places={"predictions": "PREDICTIONS", "truth": "TRUTH"}, outcome=("predictions",)),
+    "evaluate": Roles(
+        places={"predictions": "PREDICTIONS", "truth": "TRUTH"}, settings={ANNOTATED: ""}, outcome=("predictions",)
+    ),
     "report": Roles(places={"folder": "FOLDER", "predictions": "--predictions"}, outcome=("folder",)),
     "demo": Roles(places={"data": "--data", "out": "--out"}, outcome=("out",)),
 }

@@ -110,7 +110,7 @@ class Session:
         self.trainer.spare(self.run.history().get("spared") or {})
         if self.trainer.fallback:
             self._say(self.trainer.fallback)
-        self.known = KnownLabels.of_manifest(self.manifest) if config.loss.missing == "mask" else None
+        self.known = KnownLabels.of_manifest(self.manifest, config.loss.missing)
         self.position = Position()
         self.tracking: RunTracking | None = None
         self.metrics = TrainMetrics(config, self.run, first=self.rank == 0)

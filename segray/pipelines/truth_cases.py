@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from segray import formats, storage
 from segray.case import LabelMap
@@ -13,6 +13,7 @@ from segray.formats.source import CaseSource
 from segray.ledger_parts import PREDICTION
 from segray.pipelines.ledger import Ledger
 from segray.report.folders import read_json
+from segray.shards.annotated import read_annotated
 
 NAMED = 5
 """Cases, or structures, that a sentence names."""
@@ -28,6 +29,7 @@ class TruthCases:
         truth_map: of the truth, the structures that the masks have too; what is ignored is ignored here alone.
         notes: what was chosen and why, a sentence each.
         failed: (case id, reason) of masks whose truth cannot be read.
+        unannotated: case id to the structures that nobody looked for in it.
     """
 
     cases: list[CaseSource]
@@ -35,13 +37,15 @@ class TruthCases:
     truth_map: LabelMap
     notes: list[str]
     failed: list[tuple[str, str]]
+    unannotated: dict[str, list[str]] = field(default_factory=dict)
 
 
 def truth_cases(folder: str, truth: str, config: Config) -> TruthCases:
     """The labelled cases of ``truth`` whose masks lie in the prediction folder ``folder``.
 
     Raises:
-        UsageError: no masks there, none of their cases is in ``truth``, or it names none of the structures.
+        UsageError: no masks there, none of their cases is in ``truth``, it names none of the structures, or the CSV of
+            ``ingest.annotated`` is wrong.
     """
     if not storage.exists(storage.join(folder, "label_map.json")):
         raise UsageError(f"{folder} is no prediction folder.", mend="Write one by `segray predict`.")
@@ -60,6 +64,8 @@ def truth_cases(folder: str, truth: str, config: Config) -> TruthCases:
     chosen, note = _of_split(found, config.evaluate.split, split)
     truth_map, dropped = _truth_map(label_map, discovery.label_map)
     cases = [labelled[case_id] for case_id in sorted(chosen)]
+    annotated = read_annotated(config.ingest.annotated)
+    unannotated = {case: lacking for case in chosen if (lacking := annotated.lacking(case, label_map.names))}
     failed = [(case_id, reason) for case_id, reason in discovery.problems if case_id in done - found]
     lacking = _of_split(done, "all" if config.evaluate.split == "all" else "held-out", split)[0] - found
     notes = [
@@ -69,10 +75,11 @@ def truth_cases(folder: str, truth: str, config: Config) -> TruthCases:
             labelled.keys() & entries.keys() - done, "Labelled cases without a mask, since their prediction failed"
         ),
         *_unnamed(label_map, discovery.label_map),
+        *annotated.match([*labelled, *dict(discovery.problems)]),
+        *_counted(set(unannotated), "Cases of which some structures are not measured, since nobody looked for them"),
     ]
-    return TruthCases(
-        [replace(case, dropped=(*case.dropped, *dropped)) for case in cases], label_map, truth_map, notes, failed
-    )
+    cases = [replace(case, dropped=(*case.dropped, *dropped)) for case in cases]
+    return TruthCases(cases, label_map, truth_map, notes, failed, unannotated)
 
 
 def _as_predicted(ingest: IngestConfig, label_map: LabelMap) -> IngestConfig:

@@ -1,8 +1,9 @@
-"""Which labels of each case are known: a structure without a mask file may be anywhere in the case."""
+"""Which labels of each case are known: a structure that nobody drew may be anywhere in the case."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +23,23 @@ class KnownLabels:
         self._of_case, self._structures = of_case, structures
 
     @classmethod
-    def of_manifest(cls, manifest: Manifest) -> KnownLabels | None:
-        """What the manifest says; None where all labels of all cases are known, as in shards of older versions."""
-        if not any(part.missing for part in manifest.parts):
+    def of_manifest(cls, manifest: Manifest, missing: Literal["background", "mask"]) -> KnownLabels | None:
+        """What the manifest says; None where all labels of all cases are known, as in shards of older versions.
+
+        Args:
+            manifest: of the shards.
+            missing: what a structure without a mask file is (``loss.missing``); what nobody looked for is never known.
+        """
+        unknown = {
+            part.case_id: {*part.unannotated, *(part.missing if missing == "mask" else ())} for part in manifest.parts
+        }
+        if not any(unknown.values()):
             return None
         names = manifest.label_map.names
         background = [] if manifest.label_map.overlapping else [True]
         table = {
-            part.case_id: np.array([*background, *(name not in part.missing for name in names)], dtype=np.bool_)
-            for part in manifest.parts
+            case_id: np.array([*background, *(name not in lacking for name in names)], dtype=np.bool_)
+            for case_id, lacking in unknown.items()
         }
         return cls(table, len(names))
 

@@ -118,7 +118,8 @@ class PartEntry:
         left_out: compressed bytes of the pixels, where they are made from the case's files each time; 0: the part
             holds them.
         memory: bytes that making them takes.
-        missing: structures that the case had no mask file of, so that nobody knows where they are.
+        missing: structures that the case had no mask file of: nobody knows where they are, or they are not there.
+        unannotated: structures that nobody looked for in the case, as the user told.
         content: a checksum of its rows; "": the part is of a segray that told none.
     """
 
@@ -135,6 +136,7 @@ class PartEntry:
     memory: int = 0
     missing: list[str] = field(default_factory=list)
     content: str = ""
+    unannotated: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

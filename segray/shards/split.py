@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from segray import privacy, storage
 from segray.config import SplitConfig
 from segray.errors import UsageError
+from segray.shards.case_table import match_ids, read_case_table
 from segray.shards.manifest import SPLITS
 
 CUT_BY_FOLDER = "Give each patient one split in the CSV of ingest.split.patients, or leave ingest.split.pattern out."
-
-NAMED = 5
-"""Ids of a table that a note names."""
 
 
 @dataclass(frozen=True)
@@ -42,22 +36,7 @@ def match_table(known: Iterable[str], config: SplitConfig) -> list[str]:
     """
     if not config.patients:
         return []
-    cases = _read_table(config.patients).cases
-    if not cases:
-        raise UsageError(f"{config.patients} names no case.", mend="Write the case ids into its column case_id.")
-    there = dict.fromkeys(known)
-    strays = [case for case in cases if case not in there]
-    privacy.know(strays, "case")
-    if there and len(strays) == len(cases):
-        raise UsageError(
-            f"{config.patients} names none of the cases, such as {next(iter(there))}; its ids are such as {cases[0]}.",
-            mend="Write the ids of the cases into its column case_id, as they are.",
-        )
-    if not strays:
-        return []
-    more = ", ..." if len(strays) > NAMED else ""
-    words = f"cases ({', '.join(strays[:NAMED])}{more}) that are" if strays[1:] else f"case ({strays[0]}) that is"
-    return [f"{config.patients} names {len(strays)} {words} not here."]
+    return match_ids(config.patients, _read_table(config.patients).cases, known)
 
 
 def split_cases(
@@ -108,17 +87,7 @@ def _count(share: float, patients: int) -> int:
 
 
 def _read_table(path: str) -> _Table:
-    try:
-        text = storage.read_bytes(path).decode("utf-8-sig")
-        rows = list(csv.DictReader(io.StringIO(text)))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path} is no CSV file in UTF-8 ({error}).") from error
-    if not rows or "case_id" not in rows[0] or not {"patient", "split"} & rows[0].keys():
-        raise UsageError(f"{path} needs the column case_id and one of patient, split.")
-    cells = [{name: (row.get(name) or "").strip() for name in ("case_id", "patient", "split")} for row in rows]
-    twice = [case for case, lines in Counter(row["case_id"] for row in cells).items() if case and lines > 1]
-    if twice:
-        raise UsageError(f"{path} names the case {twice[0]} twice.", mend="Give each case one line.")
+    cells = read_case_table(path, ("patient", "split"))
     splits = {row["case_id"]: row["split"] for row in cells if row["split"]}
     unknown = sorted(set(splits.values()) - set(SPLITS))
     if unknown:
