@@ -22,6 +22,7 @@ from tests.cluster.hosts import (
     rows_of,
     wait_for,
 )
+from tests.pipelines.ends_alike import assert_same_end
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
@@ -109,8 +110,6 @@ def test_training_survives_the_loss_of_a_host(hosts: Hosts, shards: Path) -> Non
     finally:
         hosts.control("start-node", lost.removeprefix(NAME))
     assert result.status == "SUCCEEDED", result.log[-3000:]
-    epochs = [str(epoch) for epoch in range(1, EPOCHS + 1)]
-    assert [row["epoch"] for row in rows_of(lost_run / "metrics.csv")] == epochs
     assert sorted({int(row["epoch"]) for row in rows_of(lost_run / "steps.csv")}) == list(range(1, EPOCHS + 1))
     starts = history_of(lost_run)["starts"]
     assert len(starts) >= 2
@@ -118,3 +117,5 @@ def test_training_survives_the_loss_of_a_host(hosts: Hosts, shards: Path) -> Non
     assert {worker["host"] for worker in starts[-1]["workers"]} == {f"{NAME}1", f"{NAME}2"} - {lost}
     assert (lost_run / "bundle" / "weights.safetensors").is_file()
     wait_for(lambda: hosts.alive() == 3, "the lost host joins again", 90)
+    hosts.run("segray", "train", "/mnt/config.yaml", "--shards", "/mnt/shards", "--run", "/mnt/undisturbed", *settings)
+    assert_same_end(lost_run, hosts.shared / "undisturbed", EPOCHS)

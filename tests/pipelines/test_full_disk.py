@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import subprocess
 import threading
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ends_alike import assert_same_end, epoch_rows
 
 from segray.config import Config, load_config
 from segray.errors import SegrayError
@@ -26,6 +26,7 @@ SETTINGS = (
     "train.batch_size=8",
     f"train.epochs={EPOCHS}",
     "train.cpus_per_worker=1.5",
+    "train.precision=float32",
     "train.max_failures=1",
     "ingest.split.validation=0.3",
     "ingest.grid.spacing=[9,9]",
@@ -43,19 +44,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def _config(folder: Path, disk: Path) -> Config:
-    return load_config(None, [*SETTINGS, f"train.shards={folder / 'shards'}", f"train.run={disk / 'run'}"])
-
-
-def _epochs(run: Path) -> list[int]:
-    path = run / "metrics.csv"
-    return [int(row["epoch"]) for row in csv.DictReader(path.open())] if path.exists() else []
+def _config(folder: Path, run: Path) -> Config:
+    return load_config(None, [*SETTINGS, f"train.shards={folder / 'shards'}", f"train.run={run}"])
 
 
 def _fill(disk: Path) -> None:
     """Take all that is left, after the second epoch."""
     end = time.monotonic() + 120
-    while len(_epochs(disk / "run")) < 2:
+    while len(epoch_rows(disk / "run")) < 2:
         assert time.monotonic() < end, "the training does not get on"
         time.sleep(0.02)
     with (disk / "filler").open("wb", buffering=0) as filler:
@@ -74,13 +70,14 @@ def test_a_full_disk_stops_the_run_in_words_and_the_run_goes_on(tmp_path: Path, 
     thread = threading.Thread(target=_fill, args=(small_disk,))
     thread.start()
     with pytest.raises(SegrayError, match="No space left on device"):
-        train(_config(tmp_path, small_disk))
+        train(_config(tmp_path, run))
     thread.join()
-    seen = _epochs(run)
+    seen = epoch_rows(run)
     assert 2 <= len(seen) < EPOCHS
     (small_disk / "filler").unlink()
-    summary = train(_config(tmp_path, small_disk), resume=str(run))
+    summary = train(_config(tmp_path, run), resume=str(run))
     assert summary.epochs == EPOCHS
-    assert _epochs(run) == list(range(1, EPOCHS + 1))
+    train(_config(tmp_path, tmp_path / "undisturbed"))
+    assert_same_end(run, tmp_path / "undisturbed", EPOCHS)
     starts = [line for line in (run / "run.log").read_text().splitlines() if "resume after epoch" in line]
     assert int(starts[-1].split("epoch ")[1].split(":")[0]) >= len(seen) - 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import os
 import random
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ends_alike import assert_same_end, epoch_rows
 
 from segray.config import Config, load_config
 from segray.phantoms import make_phantoms
@@ -50,11 +50,6 @@ def _config(folder: Path, run: str) -> Config:
     return load_config(None, [*SETTINGS, f"train.shards={folder / 'shards'}", f"train.run={folder / run}"])
 
 
-def _rows(run: Path) -> list[dict[str, str]]:
-    path = run / "metrics.csv"
-    return list(csv.DictReader(path.open())) if path.exists() else []
-
-
 def _history(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((run / "history.json").read_text())
     return found
@@ -62,7 +57,7 @@ def _history(run: Path) -> dict[str, Any]:
 
 def _wait_for_epochs(run: Path, count: int) -> None:
     end = time.monotonic() + 120
-    while len(_rows(run)) < count:
+    while len(epoch_rows(run)) < count:
         assert time.monotonic() < end, "the training does not get on"
         time.sleep(0.02)
     # At any step of the epoch that is under way.
@@ -70,10 +65,7 @@ def _wait_for_epochs(run: Path, count: int) -> None:
 
 
 def _same_end(folder: Path, run: str, seen: int) -> None:
-    ours, theirs = _rows(folder / run), _rows(folder / "undisturbed")
-    assert [row["epoch"] for row in ours] == [str(epoch) for epoch in range(1, EPOCHS + 1)]
-    for column in ("train_loss", "val_dice"):
-        assert float(ours[-1][column]) == pytest.approx(float(theirs[-1][column]), abs=0.02), column
+    assert_same_end(folder / run, folder / "undisturbed", EPOCHS)
     starts = [start["after_epoch"] for start in _history(folder / run)["starts"]]
     assert len(starts) == 2
     assert seen - 1 <= starts[1] <= EPOCHS
@@ -85,7 +77,7 @@ def test_a_killed_worker_is_replaced(undisturbed: Path) -> None:
     def kill() -> None:
         run = undisturbed / "worker"
         _wait_for_epochs(run, 2)
-        seen.append(len(_rows(run)))
+        seen.append(len(epoch_rows(run)))
         os.kill(_history(run)["workers"][0]["pid"], signal.SIGKILL)
 
     thread = threading.Thread(target=kill)
@@ -101,7 +93,7 @@ def test_a_killed_command_goes_on_by_resume(undisturbed: Path) -> None:
     command = [program, "train", "--shards", str(undisturbed / "shards"), "--run", str(run), *words]
     with subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL) as process:
         _wait_for_epochs(run, 2)
-        seen = len(_rows(run))
+        seen = len(epoch_rows(run))
         os.killpg(process.pid, signal.SIGKILL)
     worker = _history(run)["workers"][0]["pid"]
     end = time.monotonic() + 60
