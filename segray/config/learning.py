@@ -66,6 +66,11 @@ class AugmentConfig(Section):
     flip_x: Share = setting(0.0, "probability of a left-right mirror; 0 where left and right are different labels")
     flip_y: Share = setting(0.0, "probability of a front-back mirror")
     flip_z: Share = setting(0.0, "probability of an up-down mirror of a 3D patch")
+    space: bool = setting(
+        False,
+        "3D patches are rotated about all three axes, and zoomed and shifted along z too; else all slices of a patch "
+        "alike, in-plane, as is right where slices are thicker than pixels are wide",
+    )
     brightness: Share = setting(0.3, "probability of another brightness")
     brightness_share: NonNegative = setting(0.1, "the value added, up to plus or minus", "of the input range")
     contrast: Share = setting(0.3, "probability of another contrast")

@@ -10,7 +10,7 @@ from torch import Tensor
 from segray.config import AugmentConfig
 from segray.engine.draws import step_seed, stream
 from segray.engine.intensity import blur, change_values, cut_out, lower_resolution
-from segray.engine.spatial import draw_affines, draw_elastic, resample, smooth_field
+from segray.engine.spatial import draw_affines, draw_affines_3d, draw_elastic, resample, smooth_field
 
 
 def augment(
@@ -35,7 +35,7 @@ def augment(
         images: (n, c, H, W) float32, normalised; not changed. All channels of a slice are changed alike.
         labels: (n, H, W) integer channel indices, or bit fields; not changed. Of 3D patches (n, D, H, W), beside images
             (n, D * c, H, W): all slices of a patch are moved alike, in-plane (as nnU-Net does where slices are thick),
-            and their values are changed as one volume's.
+            or with ``space`` as a volume; their values are changed as one volume's.
         config: probabilities and strengths.
         span: width of the input range, which brightness and noise are shares of (``Normalisation.span``).
         seed: seed of the run.
@@ -72,7 +72,11 @@ def _move(
     images: Tensor, labels: Tensor, config: AugmentConfig, generator: torch.Generator, draw: int, overlapping: bool
 ) -> tuple[Tensor, Tensor]:
     size = images.shape[-2:]
-    matrices, moved = draw_affines(config, len(images), size, generator)
+    if config.space and labels.ndim == 4:
+        along_z = stream(draw, "along_z")
+        matrices, moved = draw_affines_3d(config, len(images), labels.shape[1:], generator, along_z)
+    else:
+        matrices, moved = draw_affines(config, len(images), size, generator)
     field = None
     if config.elastic > 0:
         knots, bent = draw_elastic(config, len(images), size, stream(draw, "elastic"))

@@ -46,6 +46,8 @@ def _of_the_augmentation(config: Config) -> Iterator[str]:
         return
     if config.net.patch is None and augment.flip_z:
         yield "augment.flip_z changes nothing: the net sees slices, and only patches (net.patch) have a z axis."
+    if config.net.patch is None and augment.space:
+        yield "augment.space changes nothing: the net sees slices, and only patches (net.patch) have a z axis."
     if augment.mixup and config.train.batch_size == 1:
         yield "augment.mixup changes nothing: a batch of one has nothing to be mixed with."
 
