@@ -1,11 +1,14 @@
 """A sweep on the hippocampus of MSD Task04: is the best trial better than the defaults, on cases that nobody chose by?
 
-    python benchmarks/quality/sweep_hippocampus.py DATA [--trials 30] [--keep FOLDER] [--set KEY=VALUE] [--small]
+    python benchmarks/quality/sweep_hippocampus.py DATA [--space quick] [--trials 30] [--epochs 6] [--keep FOLDER]
+                                                   [--set KEY=VALUE] [--small]
 
-DATA holds images/ and labels/. `segray tune` with tune_spaces/quick.py (TPE, ASHA) around hippocampus_default.yaml,
-six epochs a trial; the first trial is the defaults. The search sees training and validation cases; a fifth of all
-cases, the test split, is predicted only afterwards, by the bundle of the defaults and by that of the best trial, and
-measured by `segray evaluate`. The difference is given with the 95 % interval of a bootstrap over the test cases.
+DATA holds images/ and labels/. `segray tune` with a space of tune_spaces/ (TPE, ASHA) around hippocampus_default.yaml;
+the first trial is the defaults. With the space inference nothing is trained but one net by the defaults. The search
+sees training and validation cases; a fifth of all cases, the test split, is predicted only afterwards, by the bundle of
+the defaults and by that of the best trial (with inference by the one net, as the defaults predict and as the best trial
+does), and measured by `segray evaluate`. The difference is given with the 95 % interval of a bootstrap over the test
+cases.
 
 Wanted: better than the defaults, or as good with a smaller net, with at least 30 trials. Measured
 (results/quality_sweep_hippocampus.json): 0.8657 against 0.8589 on the 36 test cases, better by 0.0067 (95 % 0.0032 to
@@ -21,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +35,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from machine import write_result
 
-SPACE = HERE.parents[1] / "tune_spaces" / "quick.py"
+SPACES = HERE.parents[1] / "tune_spaces"
 SPLIT = ("ingest.split.validation=0.2", "ingest.split.test=0.2")
 DRAWS = 10_000
 
@@ -52,30 +56,41 @@ def interval(differences: list[float]) -> list[float]:
     return [round(float(low), 4), round(float(high), 4)]
 
 
-def measure(data: Path, work: Path, trials: int, ingest: list[str], more: list[str]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Plan:
+    """What is searched: the space, how many trials, and the settings of the ingest and of the trainings."""
+
+    space: str
+    trials: int
+    ingest: list[str]
+    more: list[str]
+
+
+def measure(data: Path, work: Path, plan: Plan) -> dict[str, Any]:
     begin = time.monotonic()
+    shards, sweep = str(work / "shards"), work / "sweep"
     if not (work / "shards" / "manifest.json").exists():
-        segray("ingest", str(data), str(work / "shards"), settings=[*ingest, *SPLIT])
-    words = ("tune", str(HERE / "hippocampus_default.yaml"), "--space", str(SPACE), "--shards", str(work / "shards"))
-    seconds = segray(*words, "--run", str(work / "sweep"), "--trials", str(trials), settings=more)
-    rows = list(csv.DictReader((work / "sweep" / "trials.csv").open()))
+        segray("ingest", str(data), shards, settings=[*plan.ingest, *SPLIT])
+    config, more = str(HERE / "hippocampus_default.yaml"), plan.more
+    if plan.space == "inference":
+        if not (work / "trained" / "bundle").exists():
+            segray("train", config, "--shards", shards, "--run", str(work / "trained"), settings=more)
+        more = [*more, f"tune.bundle={work / 'trained'}"]
+    words = ("tune", config, "--space", str(SPACES / f"{plan.space}.py"), "--shards", shards, "--run", str(sweep))
+    seconds = segray(*words, "--trials", str(plan.trials), settings=more)
+    rows = list(csv.DictReader((sweep / "trials.csv").open()))
     best = max((row for row in rows if row["state"] == "finished"), key=lambda row: float(row["val_dice"]))
-    dice = {}
-    for name, row in (("defaults", rows[0]), ("best", best)):
-        masks = work / f"masks_{name}"
-        split = ["predict.split=test"]
-        segray("predict", row["run"], str(data), str(masks), settings=split)
-        segray("evaluate", str(masks), str(data), settings=[*ingest[:1], "evaluate.split=test"])
-        dice[name] = case_dice(masks)
+    dice = {name: test_dice(data, work, plan, name, row) for name, row in (("defaults", rows[0]), ("best", best))}
     differences = [dice["best"][case] - dice["defaults"][case] for case in dice["best"]]
-    settings = ("optim.lr", "optim.weight_decay", "train.batch_size")
     return {
+        "space": plan.space,
+        "settings": plan.more,
         "trials": len(rows),
         "states": dict(Counter(row["state"] for row in rows)),
         "minutes of the sweep": round(seconds / 60, 1),
         "minutes in all": round((time.monotonic() - begin) / 60, 1),
         "best trial": int(best["trial"]),
-        "its settings": {name: best[name] for name in settings},
+        "its settings": settings_of(best),
         "validation Dice": {"defaults": float(rows[0]["val_dice"]), "best": float(best["val_dice"])},
         "test cases": len(differences),
         "test Dice": {name: round(float(np.mean(list(found.values()))), 4) for name, found in dice.items()},
@@ -84,10 +99,29 @@ def measure(data: Path, work: Path, trials: int, ingest: list[str], more: list[s
     }
 
 
+def settings_of(row: dict[str, str]) -> dict[str, str]:
+    """What a trial was given: the columns between its reason and its run."""
+    names = list(row)
+    return {name: row[name] for name in names[names.index("reason") + 1 : -1] if row[name]}
+
+
+def test_dice(data: Path, work: Path, plan: Plan, name: str, row: dict[str, str]) -> dict[str, float]:
+    """The Dice of each case that took no part in the search, of a trial's bundle, or of its way to predict."""
+    masks, words = work / f"masks_{name}", []
+    trained = str(work / "trained") if plan.space == "inference" else row["run"]
+    if plan.space == "inference" and name == "best":
+        words = ["--config", str(work / "sweep" / "best.yaml")]
+    segray("predict", trained, str(data), str(masks), *words, settings=["predict.split=test"])
+    segray("evaluate", str(masks), str(data), settings=[*plan.ingest[:1], "evaluate.split=test"])
+    return case_dice(masks)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", nargs="?", help="folder with images/ and labels/")
+    parser.add_argument("--space", default="quick", help="of tune_spaces/")
     parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=6, help="of a trial")
     parser.add_argument("--keep", help="folder for shards, sweep and masks; else they are thrown away")
     parser.add_argument("--set", dest="sets", action="append", default=[], help="a further setting, such as ray.cpus=1")
     parser.add_argument("--small", action="store_true", help="two trials on small phantoms, nothing written: for CI")
@@ -101,13 +135,13 @@ def main() -> None:
             segray("phantoms", str(work / "scans"), "--cases", "5")
             ingest = ["ingest.structures=[liver]", "ingest.grid.spacing=[9,9]"]
             quick = ["train.epochs=1", "net.features=[4,8]"]
-            print(measure(work / "scans", work, 2, ingest, quick))
+            print(measure(work / "scans", work, Plan(arguments.space, 2, ingest, quick)))
             return
-        result = measure(
-            Path(arguments.data).resolve(), work, arguments.trials, INGEST, ["train.epochs=6", *arguments.sets]
-        )
+        more = [f"train.epochs={arguments.epochs}", *arguments.sets]
+        result = measure(Path(arguments.data).resolve(), work, Plan(arguments.space, arguments.trials, INGEST, more))
     print(result)
-    write_result("quality_sweep_hippocampus", result)
+    beside = "" if arguments.space == "quick" else f"_{arguments.space}"
+    write_result(f"quality_sweep_hippocampus{beside}", result)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from train_here import train_here
 
 from segray.config import Config, load_config
 from segray.errors import SegrayError, UsageError
@@ -117,6 +118,14 @@ def test_a_sweep_leaves_the_best_config_its_bundle_and_tables(swept: SweepSummar
     assert "4" in swept.answer
     assert all(one.other["epochs"] == 2 and one.other["parameters"] > 0 for one in swept.records)
     assert (run / "index.html").stat().st_size > 10_000
+
+
+def test_the_best_config_trains_as_it_is(swept: SweepSummary, tmp_path: Path) -> None:
+    summary = train_here(load_config(Path(swept.run) / "best.yaml", [f"train.run={tmp_path / 'run'}"]))
+    assert swept.best is not None
+    assert summary.epochs == 2
+    found = max(float(row["val_dice"]) for row in csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
+    assert found == pytest.approx(swept.best.values[0], abs=0.02)
 
 
 def test_the_settings_of_the_config_are_tried_first(swept: SweepSummary) -> None:
