@@ -29,7 +29,9 @@ class PredictConfig(Section):
     split: Literal["all", "train", "validation", "test"] = setting(
         "all", "predict all cases of the folder, or those that the bundle's training put into this split"
     )
-    batch_slices: Count = setting(0, "slices a forward pass; 0: as many as fit `slab_mib`", "slices")
+    batch_slices: Count = setting(
+        0, "slices a forward pass, of a 3D net in whole patches; 0: as many as fit `slab_mib`", "slices"
+    )
     slab_mib: PositiveInt = setting(384, "memory for the scores of a slab of slices", "MiB")
     precision: Precision = setting(
         "auto", "arithmetic of the forward pass (autocast); auto: bf16 where the device has it, else float32"

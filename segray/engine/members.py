@@ -29,15 +29,20 @@ def slice_member(bundle: Bundle, forward: Forward, clock: StageClock) -> Member:
     return logits
 
 
-def patch_member(bundle: Bundle, forward: Forward, case: PlacedCase, overlap: float, clock: StageClock) -> Member:
-    """A 3D network: slabs are of this one case, and asked for in the order of its slices."""
+def patch_member(
+    bundle: Bundle, forward: Forward, case: PlacedCase, overlap: float, at_once: int, clock: StageClock
+) -> Member:
+    """A 3D network: slabs are of this one case, and asked for in the order of its slices.
+
+    ``overlap`` and ``at_once`` are those of :func:`segray.engine.windows.volume_logits`.
+    """
 
     def read(start: int, stop: int) -> Tensor:
         return case.normalised(case.placed(start, stop), bundle).transpose(0, 1)
 
     if bundle.net.patch is None:
         raise ValueError("a network without patches sees slices")
-    found = volume_logits(forward, read, (case.depth, *case.placement.canvas), bundle.net.patch, overlap)
+    found = volume_logits(forward, read, (case.depth, *case.placement.canvas), bundle.net.patch, overlap, at_once)
     waiting: list[Tensor] = []
 
     def logits(slab: Slab) -> Tensor:

@@ -204,6 +204,16 @@ class Predictor:
         fitting = max(self._config.slab_mib * 2**20 // slab, 1)
         return min(fitting, max(CPU_PIXELS // seen, 1)) if self.device.type == "cpu" else fitting
 
+    def patches_at_once(self, bundle: Bundle, canvas: tuple[int, int]) -> int:
+        """Patches of a 3D net a forward pass: the setting; else one on a CPU, on a GPU what ``slab_mib`` holds."""
+        deep, *sides = bundle.net.patch or (1, 0, 0)
+        if self._config.batch_slices:
+            return max(self._config.batch_slices // deep, 1)
+        if self.device.type == "cpu":
+            return 1
+        voxels = deep * math.prod(min(side or most, most) for side, most in zip(sides, canvas, strict=True))
+        return max(self._config.slab_mib * 2**20 // (ACTIVATION_BYTES * self._width * voxels), 1)
+
     def warm_up(self) -> None:
         """Predict one empty slice, so that the first case does not pay for set-up."""
         grid = self.bundle.grid
@@ -360,7 +370,8 @@ class Predictor:
         if bundle.net.patch is None:
             return slice_member(bundle, forward, clock)
         (case,) = cases
-        return patch_member(bundle, forward, case, self._config.overlap, clock)
+        at_once = self.patches_at_once(bundle, case.placement.canvas)
+        return patch_member(bundle, forward, case, self._config.overlap, at_once, clock)
 
 
 def choose_device(device: torch.device | str, gpu: str) -> torch.device:

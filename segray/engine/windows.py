@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import product
 
@@ -116,6 +116,7 @@ def volume_logits(
     shape: tuple[int, int, int],
     patch: tuple[int, int, int],
     overlap: float = OVERLAP,
+    at_once: int = 1,
 ) -> Iterator[Tensor]:
     """Logits of all slices of a case, in their order.
 
@@ -129,6 +130,10 @@ def volume_logits(
         shape: (Z, H, W) of the case on the canvas.
         patch: (D, h, w); in-plane 0, or more than there is, is the whole canvas.
         overlap: the share of a side that neighbouring patches have in common at least, 0 to below 1.
+        at_once: patches beside each other that the net sees at once; half as many where they do not fit into memory.
+
+    Raises:
+        torch.OutOfMemoryError: a single patch does not fit.
 
     Yields:
         (k, L, H, W) float32, in all Z slices.
@@ -143,11 +148,12 @@ def volume_logits(
         return
     weights: Tensor | None = None
     total = seen = torch.zeros(())
+    seen_together = _Together(forward, at_once)
     for start, after in zip(starts, [*starts[1:], None], strict=True):
         below = max(deep - count, 0) // 2
         images = _around(read(start, min(start + deep, count)), deep, below)
-        for y, x in tiles:
-            logits = forward(images[None, :, :, y : y + rows, x : x + columns])[0].float()
+        patches = [images[:, :, y : y + rows, x : x + columns] for y, x in tiles]
+        for (y, x), logits in zip(tiles, seen_together(patches), strict=True):
             if weights is None:
                 weights = patch_weights((deep, rows, columns)).to(logits.device)
                 total = logits.new_zeros(len(logits), deep, height, width)
@@ -157,6 +163,29 @@ def volume_logits(
         done = min(deep, count) if after is None else after - start
         yield _by_slices(total[:, below : below + done] / seen[below : below + done])
         total, seen = _moved_up(total, done), _moved_up(seen, done)
+
+
+class _Together:
+    """A forward pass over patches of one size, as many at once as fit into the memory of the device."""
+
+    def __init__(self, forward: Forward, at_once: int) -> None:
+        self._forward, self._at_once = forward, max(at_once, 1)
+
+    def __call__(self, patches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The float32 logits (L, D, h, w) of each of the patches (c, D, h, w)."""
+        done = 0
+        while done < len(patches):
+            some = patches[done : done + self._at_once]
+            try:
+                found = self._forward(some[0][None] if len(some) == 1 else torch.stack(some))
+            except torch.OutOfMemoryError:
+                if len(some) == 1:
+                    raise
+                torch.cuda.empty_cache()
+                self._at_once = len(some) // 2
+                continue
+            yield from found.float()
+            done += len(some)
 
 
 def _moved_up(sums: Tensor, done: int) -> Tensor:

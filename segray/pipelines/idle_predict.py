@@ -31,8 +31,6 @@ def _of_the_nets(settings: PredictConfig, bundles: Sequence[Bundle]) -> Iterator
                 "predict.overlap changes nothing where slices are seen whole, as all but very large ones are: "
                 "predict.window sets windows."
             )
-    if settings.batch_slices and all(bundle.net.patch is not None for bundle in bundles):
-        yield "predict.batch_slices changes no forward pass: a 3D net sees one patch at a time."
 
 
 def _of_the_files(settings: PredictConfig) -> Iterator[str]:

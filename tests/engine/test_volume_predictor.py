@@ -11,6 +11,7 @@ import torch
 from segray.case import LabelMap
 from segray.config import NetConfig, PredictConfig
 from segray.engine.predictor import Predictor
+from segray.engine.windows import ACTIVATION_BYTES
 from segray.grid import Grid
 from segray.nets.bundle import Bundle, load_bundle, save_bundle
 from segray.nets.normalise import Normalisation
@@ -82,3 +83,14 @@ def test_the_same_case_has_the_same_mask_again(tmp_path: Path) -> None:
     predictor.warm_up()
     voxels = _voxels(9, 32, 48)
     assert np.array_equal(predictor.predict(voxels, SPACING), predictor.predict(voxels, SPACING))
+
+
+def test_patches_at_once_are_whole_ones(tmp_path: Path) -> None:
+    bundle = _bundle(tmp_path / "b", (4, 16, 0))
+    assert Predictor(bundle, EXACT).patches_at_once(bundle, (32, 48)) == 1, "a CPU gains nothing"
+    for slices, patches in ((1, 1), (4, 1), (13, 3)):
+        predictor = Predictor(bundle, EXACT.model_copy(update={"batch_slices": slices}))
+        assert predictor.patches_at_once(bundle, (32, 48)) == patches
+    predictor.device = torch.device("cuda")
+    predictor._config = EXACT.model_copy(update={"slab_mib": 1})
+    assert predictor.patches_at_once(bundle, (32, 48)) == 2**20 // (ACTIVATION_BYTES * 4 * 4 * 16 * 48)

@@ -138,3 +138,47 @@ def test_windows_that_nobody_told_are_for_slices_whose_activations_are_large() -
     assert slice_window((256, 16384), None, 32) == (256, 512)
     assert slice_window((2048, 2048), (0, 0), 32) == (2048, 2048)
     assert slice_window((100, 64), (64, 128), 32) == (64, 64)
+
+
+@pytest.mark.parametrize("at_once", [2, 4, 99])
+def test_patches_that_are_seen_together_give_what_each_gives_alone(at_once: int) -> None:
+    torch.manual_seed(0)
+    net, volume, sizes = torch.nn.Conv3d(1, 2, 3, padding=1), torch.randn(1, 13, 20, 17), []
+
+    def forward(images: Tensor) -> Tensor:
+        sizes.append(len(images))
+        return net(images)
+
+    def logits(together: int) -> Tensor:
+        pieces = volume_logits(forward, lambda a, b: volume[:, a:b], (13, 20, 17), (6, 8, 8), at_once=together)
+        return torch.cat(list(pieces))
+
+    with torch.inference_mode():
+        alone = logits(1)
+        assert set(sizes) == {1}
+        torch.testing.assert_close(logits(at_once), alone)
+    tiles = len(patch_starts(20, 8)) * len(patch_starts(17, 8))
+    assert max(sizes) == min(at_once, tiles)
+
+
+def test_fewer_patches_are_seen_together_where_they_do_not_fit() -> None:
+    volume, sizes = torch.randn(1, 4, 20, 20), []
+
+    def forward(images: Tensor) -> Tensor:
+        sizes.append(len(images))
+        if len(images) > 2:
+            raise torch.OutOfMemoryError
+        return images
+
+    found = torch.cat(list(volume_logits(forward, lambda a, b: volume[:, a:b], (4, 20, 20), (4, 8, 8), at_once=9)))
+    torch.testing.assert_close(found.transpose(0, 1), volume)
+    assert sizes[:3] == [9, 4, 2]
+    assert max(sizes[3:]) == 2
+
+
+def test_a_patch_that_does_not_fit_by_itself_is_an_error() -> None:
+    def forward(images: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        list(volume_logits(forward, lambda a, b: torch.zeros(1, b - a, 9, 9), (4, 9, 9), (4, 8, 8), at_once=2))
