@@ -6,9 +6,12 @@ import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from segray.config import load_config
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -33,6 +36,12 @@ def machine_facts() -> dict[str, Any]:
         "versions": {name: _version(name) for name in PACKAGES},
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
+
+
+def settings_facts(config: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
+    """Those of a training, the seed too: all sections that it reads, with the defaults of the day."""
+    tree = load_config(str(config), list(settings)).model_dump(mode="json")
+    return {name: tree[name] for name in ("seed", "net", "intensity", "loss", "augment", "optim", "sampling", "train")}
 
 
 def write_result(name: str, result: dict[str, Any]) -> Path:

@@ -39,7 +39,7 @@ import nibabel
 import numpy as np
 import yaml
 from hippocampus import FOLDS, INGEST, segray
-from machine import write_result
+from machine import settings_facts, write_result
 from monai_tutorial import Files, MonaiTutorial
 from nnunet_trainer import NnUNet, install
 
@@ -205,7 +205,8 @@ def main() -> None:
         data, nnunet = Path(arguments.data).resolve(), arguments.nnunet and arguments.nnunet.resolve()
         result = measure(data, work, arguments.minutes, [], pinned=arguments.pinned, names=names, nnunet=nnunet)
     print(result)
-    write_result("quality_against_peers", result)
+    configs = {name: settings_facts(path) for name, path in CONFIGS.items()}
+    write_result("quality_against_peers", result | {"configs": configs})
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from machine import RESULTS, machine_facts, write_result
+from machine import RESULTS, machine_facts, settings_facts, write_result
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "examples" / "covid_lungs2d.yaml"
@@ -245,7 +245,8 @@ def main() -> None:
         data = Path(arguments.data).resolve()
         for name, row in measure(data, work, arguments.rows, size):
             rows[name] = row
-            write_result("quality_covid", kind | {"rows": rows})
+            config = settings_facts(CONFIG, size.settings)
+            write_result("quality_covid", kind | {"seeds": SEEDS, "config": config, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from machine import write_result
+from machine import settings_facts, write_result
 
 HERE = Path(__file__).resolve().parent
 TARGET = 0.89
@@ -126,7 +126,8 @@ def main() -> None:
     for name, dice in result["dice"].items():
         print(f"{name:6s} mean Dice {dice['mean']:.4f}" + (f"   (target {TARGET})" if name == "both" else ""))
     if not arguments.small:
-        write_result("quality_hippocampus", result | {"target": TARGET})
+        configs = {name: settings_facts(HERE / f"hippocampus_{name}.yaml") for name in NETS}
+        write_result("quality_hippocampus", result | {"target": TARGET, "configs": configs})
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from hippocampus import HERE, INGEST, segray
 
 sys.path.insert(0, str(HERE.parent))
 
-from machine import write_result
+from machine import settings_facts, write_result
 
 SPACES = HERE.parents[1] / "tune_spaces"
 SPLIT = ("ingest.split.validation=0.2", "ingest.split.test=0.2")
@@ -141,7 +141,8 @@ def main() -> None:
         result = measure(Path(arguments.data).resolve(), work, Plan(arguments.space, arguments.trials, INGEST, more))
     print(result)
     beside = "" if arguments.space == "quick" else f"_{arguments.space}"
-    write_result(f"quality_sweep_hippocampus{beside}", result)
+    config = settings_facts(HERE / "hippocampus_default.yaml", more)
+    write_result(f"quality_sweep_hippocampus{beside}", result | {"config": config})
 
 
 if __name__ == "__main__":
