@@ -289,7 +289,8 @@ def _run(cases: list[CaseSource], ensemble: Ensemble, folder: str, config: Confi
     for case in planned:
         of_members.setdefault(ensemble.members(case.source.case_id), []).append(case)
     on_a_node = -(-count // len(nodes()))
-    memory = PredictorMemory(settings, len(ensemble.first.label_map.names), memory_ceiling() // on_a_node)
+    share = memory_ceiling() // on_a_node
+    memory = PredictorMemory.of(settings, ensemble.bundles, share, on_gpu=bool(shape.gpus))
     for members, theirs in of_members.items():
         for declared, group in memory_classes(theirs, bytes_needed, beside=memory.declared(theirs) * on_a_node):
             pool = _Pool(min(count, len(group)), shape, memory.declared(group))

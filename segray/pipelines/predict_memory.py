@@ -5,13 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from segray.config import PredictConfig
+from segray.grid import Grid
 from segray.pipelines.headers import Planned
 from segray.pipelines.runtime import MIB
 
+if TYPE_CHECKING:
+    from segray.nets.bundle import Bundle
+
 RESIDENT = 512 * MIB
-"""A Predictor without its slab: torch and a net of some dozen million parameters."""
+"""A Predictor without its slab and its nets: torch itself."""
+
+COPIES = 3
+"""Of the weights of a net: those that were read, those that compute, and what a compiler makes of them."""
+
+SUMS = 12
+"""Bytes a label and voxel of a patch's depth, over the whole canvas, while a case is seen by patches: the sums of the
+logits in float32, those moved up by a patch, and the quotients that are handed on."""
 
 LABELS, CLEANING = 3, 7
 """Bytes a voxel of a case in a Predictor: its labels as they are made and as they go on; and what cleaning takes."""
@@ -26,23 +38,46 @@ class PredictorMemory:
         structures: that a probability is kept of.
         share: bytes of a node's memory a Predictor: it declares at most a quarter of them for what stays, and a quarter
             for its case, so that at least half of a node is left to read and write.
+        weights: bytes of all nets, as they are kept.
+        patches: labels times slices of a patch, of all 3D nets whose sums lie in this memory; 0 on a GPU.
+        grid: of the nets, on whose canvas the sums lie; None: there are none.
     """
 
     settings: PredictConfig
     structures: int
     share: int
+    weights: int = 0
+    patches: int = 0
+    grid: Grid | None = None
+
+    @classmethod
+    def of(cls, settings: PredictConfig, bundles: Sequence[Bundle], share: int, *, on_gpu: bool) -> PredictorMemory:
+        """Of Predictors of these bundles, all of them loaded."""
+        weights = sum(tensor.numel() * tensor.element_size() for one in bundles for tensor in one.weights.values())
+        deep = [one.label_map.channels * one.net.patch[0] for one in bundles if one.net.patch]
+        grid = bundles[0].grid
+        return cls(settings, len(bundles[0].label_map.names), share, weights, 0 if on_gpu else sum(deep), grid)
 
     @property
     def resident(self) -> int:
         """Bytes that stay from case to case: the nets, a slab and torch itself."""
-        return min(2 * self.settings.slab_mib * MIB + RESIDENT, self.share // 4)
+        return min(2 * self.settings.slab_mib * MIB + RESIDENT + COPIES * self.weights, self.share // 4)
 
     def of_case(self, case: Planned) -> int:
         """Bytes that a case takes beside its voxels, which lie in the object store."""
         cleaned = self.settings.largest_component or self.settings.smallest_ml or self.settings.fill_holes
         kept = self.structures if "probabilities" in self.settings.further else 0
         kept *= 2 if self.settings.probabilities == "uint16" else 1
-        return math.prod(case.size) * (LABELS + kept + (CLEANING if cleaned else 0))
+        return math.prod(case.size) * (LABELS + kept + (CLEANING if cleaned else 0)) + self._sums(case)
+
+    def _sums(self, case: Planned) -> int:
+        if not self.patches or self.grid is None:
+            return 0
+        sides = self.grid.size if self.grid.mode == "size" else case.size[1:]
+        if self.grid.spacing is not None:
+            before = zip(case.size[1:], case.spacing[1:], self.grid.spacing, strict=True)
+            sides = tuple(math.ceil(side * own / pixel) for side, own, pixel in before)
+        return SUMS * self.patches * math.prod(max(pair) for pair in zip(sides, self.grid.size, strict=True))
 
     def declared(self, cases: Sequence[Planned]) -> int:
         """Bytes of a Predictor that these cases come to."""

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from segray.config import PredictConfig
+import torch
+
+from segray.case import LabelMap
+from segray.config import NetConfig, PredictConfig
 from segray.formats.source import CaseSource
+from segray.grid import Grid
+from segray.nets.bundle import Bundle
+from segray.nets.normalise import Normalisation
 from segray.pipelines.headers import Planned
 from segray.pipelines.predict_memory import PredictorMemory
 from segray.pipelines.runtime import MIB
@@ -21,6 +27,31 @@ def test_a_predictor_declares_what_its_largest_case_takes() -> None:
     assert more() == 300
     assert more(fill_holes="all") == 1000
     assert more(further=["probabilities"]) == 2300
+
+
+def test_what_the_nets_take_is_declared() -> None:
+    def memory(*bundles: Bundle, on_gpu: bool = False) -> PredictorMemory:
+        return PredictorMemory.of(PredictConfig(), bundles, 1024 * 1024 * MIB, on_gpu=on_gpu)
+
+    flat, deep = bundle(None), bundle((16, 64, 64))
+    assert (memory(flat, flat).resident - memory(flat).resident) // MIB == 3 * 4
+    # Five labels over sixteen slices of a canvas that the case needs larger than the grid is.
+    sums = 12 * 5 * 16 * 2048 * 2048
+    assert memory(deep).of_case(case(10)) - memory(flat).of_case(case(10)) == sums
+    assert memory(deep, flat, deep).of_case(case(10)) - memory(flat).of_case(case(10)) == 2 * sums
+    assert memory(deep, on_gpu=True).of_case(case(10)) == memory(flat).of_case(case(10))
+
+
+def bundle(patch: tuple[int, int, int] | None) -> Bundle:
+    """Four labels, pixels of half a millimetre, 4 MiB of weights."""
+    return Bundle(
+        NetConfig(features=[8, 16], patch=patch),
+        1,
+        LabelMap.of_names("abcd"),
+        Grid("spacing", (64, 64), (0.5, 0.5), -1000.0),
+        Normalisation("window"),
+        {"weight": torch.zeros(MIB)},
+    )
 
 
 def test_reading_keeps_half_of_the_memory() -> None:
