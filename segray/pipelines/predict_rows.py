@@ -56,10 +56,14 @@ def _column(field: pa.Field, value: Any) -> pa.Array:
 
 
 def volume_of(table: pa.Table, name: str, dtype: str, size: tuple[int, ...]) -> Volume:
-    """The array of shape ``size`` in a binary column of a one-row table, as a view of its buffer."""
-    chunk = table.column(name).combine_chunks()
-    array = chunk.chunk(0) if isinstance(chunk, pa.ChunkedArray) else chunk
-    return np.frombuffer(array[0].as_buffer(), dtype=dtype).reshape(size)
+    """The array of shape ``size`` in a large_binary column of a one-row table, as a read-only view of its buffer."""
+    (chunk,) = (chunk for chunk in table.column(name).chunks if len(chunk))
+    # Neither combine_chunks nor the scalar: each of them copies, also where there is one chunk and one row.
+    _, offsets, data = chunk.buffers()
+    start, stop = np.frombuffer(offsets, dtype=np.int64)[chunk.offset : chunk.offset + 2].tolist()
+    found: Volume = np.frombuffer(data, dtype=np.uint8)[start:stop].view(dtype).reshape(size)
+    found.flags.writeable = False
+    return found
 
 
 def voxels_of(table: pa.Table, geometry: Geometry) -> Volume:
