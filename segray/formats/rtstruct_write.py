@@ -34,6 +34,7 @@ from segray.formats.picture_masks import label_colours
 from segray.formats.rtstruct import draw_rois, roi_names
 from segray.formats.source import CaseSource
 from segray.formats.structure_boxes import inside, structure_boxes
+from segray.formats.turning import contiguous
 
 IF_KNOWN = ("StudyDescription", "PatientAge", "PatientSize", "PatientWeight")
 
@@ -100,17 +101,18 @@ def read_structure_set(path: str, geometry: Geometry | None = None) -> tuple[Vol
         raise CaseError(f"{path} is no RTSTRUCT that segray wrote.") from error
     grid = own if geometry is None else geometry
     match_grids(grid, own, path)
-    labels = np.zeros(grid.size, label_map.dtype)
+    planes = np.zeros(grid.shape[::-1], label_map.dtype)
     drawn = tuple(number for number in roi_names(dataset)[0] if number <= len(label_map.names))
     found = dict.fromkeys(counts, 0)
     for number, stored in draw_rois(dataset, path, drawn, grid, []):
         name = label_map.names[number - 1]
         found[name] = int(np.count_nonzero(stored))
         value = 1 << number - 1 if label_map.overlapping else label_map.values[name]
-        labels |= grid.to_lps(stored.reshape(-1)) * labels.dtype.type(value)
+        for place in np.flatnonzero(stored.any(axis=(1, 2))):
+            planes[place] |= stored[place] * planes.dtype.type(value)
     if counts:
         _check_counts(found, counts, path)
-    return labels, grid
+    return contiguous(grid.to_lps(planes.reshape(-1))), grid
 
 
 def _check_counts(found: Mapping[str, int], counts: Mapping[str, int], path: str) -> None:
