@@ -14,7 +14,7 @@ from segray.pipelines.ledger import Entry
 from segray.pipelines.listed import Listed
 
 OVERLAYS = "overlays"
-"""Those further files of which a case has a folder, and that are no mask."""
+"""Further files of which a case has a folder that is no mask."""
 
 
 class EarlierFiles:
