@@ -164,7 +164,7 @@ def _validation(summary: TrainSummary) -> str:
 
 def print_predict(summary: PredictSummary) -> None:
     """The outcome of a prediction."""
-    print_paths(masks=f"{summary.folder}/masks  ({summary.done} of {summary.cases} cases, {summary.new} new)")
+    print_paths(masks=f"{summary.masks}  ({summary.done} of {summary.cases} cases, {summary.new} new)")
     if summary.review:
         print_paths(review=summary.review)
     print_failures(summary.failed, f"{summary.folder}/cases.csv")
@@ -172,7 +172,7 @@ def print_predict(summary: PredictSummary) -> None:
 
 def print_verify(summary: VerifySummary) -> None:
     """What a check of a prediction folder found."""
-    print_paths(masks=f"{summary.folder}/masks  ({summary.whole} of {summary.cases} are whole and what their rows say)")
+    print_paths(masks=f"{summary.masks}  ({summary.whole} of {summary.cases} are whole and what their rows say)")
     for note in summary.notes:
         print_note(note)
     told = [finding for finding in summary.findings if finding.reason][:FAILURES_SHOWN]
@@ -251,5 +251,5 @@ def run_demo(data: str | None, out: str, overrides: list[str]) -> int:
             evaluated = demo.evaluate(line)
         print_evaluate(evaluated)
     console.rule("report")
-    print_paths(masks=f"{predicted.folder}/masks", report=demo.report())
+    print_paths(masks=predicted.masks, report=demo.report())
     return len({case_id for case_id, _ in (*ingested.failed, *predicted.failed)})

@@ -87,10 +87,10 @@ class PredictConfig(Section):
         0.0, "CPUs a Predictor takes; 0: what a node has, less a share for reading", "CPUs"
     )
     gpu: Choice = setting("auto", "predict on GPUs; auto: where the cluster has them")
-    output: Literal["auto", "nifti", "png", "dicom-seg"] = setting(
+    output: Literal["auto", "nifti", "png", "dicom-seg", "structures", "rtstruct"] = setting(
         "auto",
-        "masks as NIfTI, as PNG (pictures), or as DICOM SEG that refers to the series (DICOM); auto: PNG for pictures, "
-        "else NIfTI",
+        "masks as NIfTI, as PNG (pictures), as DICOM SEG or RTSTRUCT that refers to the series (DICOM), or as "
+        "structures (a folder a case, a NIfTI file a structure); auto: PNG for pictures, else NIfTI",
     )
     further: Further = setting(
         [],

@@ -8,7 +8,16 @@ from segray.errors import CaseError
 from segray.formats.discovery import discover_folder
 from segray.formats.folder import kind_of, stem
 from segray.formats.identifying import know_discovery, know_folder
-from segray.formats.mask_files import OUTPUTS, mask_ending, mask_places, read_mask, write_mask, write_output
+from segray.formats.mask_files import (
+    OUTPUTS,
+    is_folder,
+    mask_folder,
+    mask_place,
+    mask_places,
+    read_mask,
+    write_mask,
+    write_output,
+)
 from segray.formats.readers import reader_of
 from segray.formats.source import CaseHeader, CaseSource, Discovery
 
@@ -18,9 +27,11 @@ __all__ = [
     "CaseSource",
     "Discovery",
     "discover",
+    "is_folder",
     "label_values",
     "lone_image",
-    "mask_ending",
+    "mask_folder",
+    "mask_place",
     "mask_places",
     "read_case",
     "read_header",

@@ -35,17 +35,42 @@ class Output:
     ending: str
     write: Callable[[str, Volume, Geometry, LabelMap, CaseSource], None]
 
+    def place(self, case_id: str) -> str:
+        """Where it lies, from the prediction folder."""
+        return f"{self.folder}/{case_id}{self.ending}"
 
-def mask_ending(source: CaseSource, output: str = "auto") -> str:
-    """The ending of a case's mask file: what people who have such images can open, or what ``output`` asks for."""
-    if output == "png" or (output == "auto" and source.kind == "picture"):
-        return PNG
-    return DICOM if output == "dicom-seg" else NIFTI
+
+def mask_place(kind: str, source: CaseSource) -> str:
+    """Where the mask of a case lies, from the prediction folder.
+
+    Args:
+        kind: a key of :data:`OUTPUTS`, or ``auto``: what people who have such images can open, PNG for pictures, else
+            NIfTI.
+        source: the case.
+
+    Raises:
+        UsageError: no such output.
+    """
+    return _chosen(kind, source).place(source.case_id)
 
 
 def mask_places(case_id: str) -> tuple[str, ...]:
-    """Where the mask file of a case may lie, from the prediction folder, whichever ending it has."""
-    return tuple(f"masks/{case_id}{ending}" for ending in (NIFTI, DICOM, PNG))
+    """Where the mask of a case may lie, from the prediction folder, whichever output was asked for."""
+    return tuple(dict.fromkeys(output.place(case_id) for output in OUTPUTS.values()))
+
+
+def mask_folder(kind: str) -> str:
+    """The folder of all masks of an output, or of ``auto``, from the prediction folder."""
+    return OUTPUTS["nifti" if kind == "auto" else kind].folder
+
+
+def is_folder(place: str) -> bool:
+    """Whether a mask is a folder of a file a structure (:func:`structure_files`): the folder that it lies in says so.
+
+    ``place``: from the prediction folder, or the whole path. Case ids may end as files do, so no ending tells.
+    """
+    above = place.rpartition("/")[0].rpartition("/")[2]
+    return any(output.folder == above and not output.ending for output in OUTPUTS.values())
 
 
 def write_output(
@@ -69,11 +94,8 @@ def write_output(
         CaseError: an output that such a case cannot have.
         SegrayError: it cannot be written.
     """
-    chosen = kind if kind != "auto" else "png" if source.kind == "picture" else "nifti"
-    if chosen not in OUTPUTS:
-        raise UsageError(f"There is no output {kind!r}.", mend=f"There are: auto, {', '.join(OUTPUTS)}.")
-    output = OUTPUTS[chosen]
-    place = f"{output.folder}/{source.case_id}{output.ending}"
+    output = _chosen(kind, source)
+    place = output.place(source.case_id)
     path = storage.join(folder, place)
     try:
         output.write(path, labels, geometry, label_map, source)
@@ -98,14 +120,14 @@ def read_mask(
     Raises:
         CaseError: damaged, or on another grid.
     """
+    if is_folder(path) or not path.endswith((DICOM, PNG, NIFTI, ".nii")):
+        if label_map is None:
+            raise CaseError(f"{path} is no mask that segray reads.")
+        return read_structures(path, label_map, geometry)
     if path.endswith(DICOM):
         return _read_dicom(path, geometry)
     if path.endswith(PNG):
         return read_picture_mask(path, geometry)
-    if not path.endswith((NIFTI, ".nii")):
-        if label_map is not None and storage.exists(path):
-            return read_structures(path, label_map, geometry)
-        raise CaseError(f"{path} is no mask that segray reads.")
     if count_volumes(path) > 1:
         return read_nifti_bits(path, geometry)
     labels, own, _ = read_nifti_labels(path, geometry)
@@ -144,6 +166,13 @@ def write_mask(
             write_nifti_mask(path, labels, geometry)
     except OSError as error:
         raise SegrayError(f"{path} cannot be written ({error.strerror or error}).") from error
+
+
+def _chosen(kind: str, source: CaseSource) -> Output:
+    chosen = kind if kind != "auto" else "png" if source.kind == "picture" else "nifti"
+    if chosen not in OUTPUTS:
+        raise UsageError(f"There is no output {kind!r}.", mend=f"There are: auto, {', '.join(OUTPUTS)}.")
+    return OUTPUTS[chosen]
 
 
 def _read_dicom(path: str, geometry: Geometry | None) -> tuple[Volume, Geometry]:

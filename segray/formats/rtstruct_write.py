@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -29,10 +29,12 @@ from segray.formats.dicom_file import read_dataset, text
 from segray.formats.dicom_geometry import TO_RAS
 from segray.formats.dicom_seg_write import CREATOR, GROUP, MAY_BE_EMPTY, UIDS
 from segray.formats.dicom_slices import SliceHeader
+from segray.formats.label_grid import match_grids
 from segray.formats.picture_masks import label_colours
 from segray.formats.rtstruct import draw_rois, roi_names
 from segray.formats.source import CaseSource
 from segray.formats.structure_boxes import inside, structure_boxes
+from segray.formats.turning import contiguous
 
 IF_KNOWN = ("StudyDescription", "PatientAge", "PatientSize", "PatientWeight")
 
@@ -66,9 +68,10 @@ def write_structure_set(path: str, labels: Volume, geometry: Geometry, label_map
     made = _header(next(iter(images.values())), list(images.values()))
     planes = geometry.from_lps(labels).reshape(geometry.shape, order="F").T
     pages = [_Page(one, images[one.path], stack.geometry) for one in order]
-    _add_structures(made, planes, label_map, pages)
+    voxels = _add_structures(made, planes, label_map, pages)
     block = made.private_block(GROUP, CREATOR, create=True)
-    block.add_new(0x01, "UT", json.dumps({"geometry": geometry.to_json(), "label_map": label_map.to_json()}))
+    kept = {"geometry": geometry.to_json(), "label_map": label_map.to_json(), "voxels": voxels}
+    block.add_new(0x01, "UT", json.dumps(kept))
     buffer = io.BytesIO()
     pydicom.dcmwrite(buffer, made, enforce_file_format=True)
     storage.write_bytes(path, buffer.getvalue())
@@ -77,12 +80,14 @@ def write_structure_set(path: str, labels: Volume, geometry: Geometry, label_map
 def read_structure_set(path: str, geometry: Geometry | None = None) -> tuple[Volume, Geometry]:
     """The labels of a file of :func:`write_structure_set` (z, y, x), LPS, and their grid.
 
+    A file says how many voxels its contours enclose, since contours that are lost leave a file that can be read.
+
     Args:
         path: the file.
-        geometry: the grid of its image; None: the one kept in the file.
+        geometry: the grid of its image, on which it must lie; None: the one kept in the file.
 
     Raises:
-        CaseError: damaged, or not written by segray.
+        CaseError: damaged, changed by another program, on another grid, or not written by segray.
     """
     dataset = read_dataset(path)
     try:
@@ -90,15 +95,34 @@ def read_structure_set(path: str, geometry: Geometry | None = None) -> tuple[Vol
         kept = dataset.private_block(GROUP, CREATOR)[0x01].value
         kept = json.loads(kept.rstrip(b"\0 ").decode() if isinstance(kept, bytes) else kept)
         own, label_map = Geometry.from_json(kept["geometry"]), LabelMap.from_json(kept["label_map"])
+        # Files from before there were counts have none.
+        counts = {name: int(count) for name, count in dict(kept.get("voxels", {})).items()}
     except (KeyError, ValueError, TypeError) as error:
         raise CaseError(f"{path} is no RTSTRUCT that segray wrote.") from error
     grid = own if geometry is None else geometry
-    labels = np.zeros(grid.size, label_map.dtype)
+    match_grids(grid, own, path)
+    planes = np.zeros(grid.shape[::-1], label_map.dtype)
     drawn = tuple(number for number in roi_names(dataset)[0] if number <= len(label_map.names))
+    found = dict.fromkeys(counts, 0)
     for number, stored in draw_rois(dataset, path, drawn, grid, []):
-        value = 1 << number - 1 if label_map.overlapping else label_map.values[label_map.names[number - 1]]
-        labels |= grid.to_lps(stored.reshape(-1)) * labels.dtype.type(value)
-    return labels, grid
+        name = label_map.names[number - 1]
+        found[name] = int(np.count_nonzero(stored))
+        value = 1 << number - 1 if label_map.overlapping else label_map.values[name]
+        for place in np.flatnonzero(stored.any(axis=(1, 2))):
+            planes[place] |= stored[place] * planes.dtype.type(value)
+    if counts:
+        _check_counts(found, counts, path)
+    return contiguous(grid.to_lps(planes.reshape(-1))), grid
+
+
+def _check_counts(found: Mapping[str, int], counts: Mapping[str, int], path: str) -> None:
+    other = [name for name in found if found[name] != counts.get(name, 0)]
+    if other:
+        raise CaseError(
+            f"{path} is not as it was written: its contours enclose {found[other[0]]} voxels of {other[0]}, "
+            f"not {counts.get(other[0], 0)}.",
+            mend="Predict the case again.",
+        )
 
 
 class _Page:
@@ -204,8 +228,13 @@ def _frame(first: Any, images: Sequence[Any]) -> Dataset:
     return frame
 
 
-def _add_structures(made: Dataset, planes: Volume, label_map: LabelMap, pages: Sequence[_Page]) -> None:
-    """The three sequences of structures: their names, their contours, and what is observed of them."""
+def _add_structures(made: Dataset, planes: Volume, label_map: LabelMap, pages: Sequence[_Page]) -> dict[str, int]:
+    """The three sequences of structures: their names, their contours, and what is observed of them.
+
+    Returns:
+        The number of voxels of each.
+    """
+    voxels = dict.fromkeys(label_map.names, 0)
     made.StructureSetROISequence, made.ROIContourSequence, made.RTROIObservationsSequence = [], [], []
     boxes = structure_boxes(planes, label_map)
     colours = label_colours(len(label_map.names)).tolist()
@@ -218,11 +247,13 @@ def _add_structures(made: Dataset, planes: Volume, label_map: LabelMap, pages: S
             contours = b"".join(_contours(planes, label_map, name, boxes[name], pages))
             # Items that are bytes already: this transfer syntax writes no types of elements.
             lines.add_new(CONTOUR_SEQUENCE, "OB", contours)
+            voxels[name] = int(np.count_nonzero(inside(planes[boxes[name]], label_map, name)))
         observed.ObservationNumber = observed.ReferencedROINumber = number
         observed.RTROIInterpretedType, observed.ROIInterpreter = "", ""
         made.StructureSetROISequence.append(roi)
         made.ROIContourSequence.append(lines)
         made.RTROIObservationsSequence.append(observed)
+    return voxels
 
 
 def _contours(

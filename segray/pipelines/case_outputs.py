@@ -83,8 +83,18 @@ def check_further(kinds: Sequence[str], cases: Sequence[CaseSource], label_map: 
             )
 
 
-def check_output(output: str, cases: Sequence[CaseSource]) -> None:
-    """Raise UsageError where masks are asked for in a format that none of the cases can have."""
+def check_output(output: str, further: Sequence[str], cases: Sequence[CaseSource], label_map: LabelMap) -> None:
+    """Raise UsageError where masks are asked for that none of the cases can have, or whose files would be one.
+
+    Files of ``further`` that are the masks themselves are refused as well: a row names each of its files once.
+    """
+    if output in further and formats.mask_folder(output) == further_folder(output):
+        raise UsageError(
+            f"predict.further asks for {output}, which predict.output={output} writes already.",
+            mend=f"Leave {output} out of predict.further.",
+        )
+    if output == "structures":
+        structure_files(label_map)
     if cases and not any(can_have(output, case) for case in cases):
         raise UsageError(
             f"predict.output={output} {NEEDED[READ_FROM[output]][1]}, and none of the cases is one.",

@@ -13,8 +13,8 @@ from segray.pipelines.case_outputs import FURTHER, further_place
 from segray.pipelines.ledger import Entry
 from segray.pipelines.listed import Listed
 
-WHOLE_FOLDERS = ("overlays", "structures")
-"""Kinds of further files of which a case has a folder."""
+OVERLAYS = "overlays"
+"""Further files of which a case has a folder that is no mask."""
 
 
 class EarlierFiles:
@@ -71,8 +71,24 @@ class EarlierFiles:
 
 def remove_file(folder: str, place: str) -> None:
     """Remove a mask, or a further file, which may be a folder, below a prediction folder. Raises SegrayError."""
-    whole = place.startswith(tuple(f"{kind}/" for kind in WHOLE_FOLDERS))
-    (storage.delete_folder if whole else storage.delete)(storage.join(folder, place))
+    path = storage.join(folder, place)
+    if _may_be_folder(place):
+        storage.delete_folder(path)
+    # A stray file may lie where folders of cases do.
+    storage.delete(path)
+
+
+def ask(path: str) -> None:
+    """Raise SegrayError where a mask, or a further file, which may be a folder, is not to be reached."""
+    if _may_be_folder(path):
+        storage.names(path)
+    else:
+        storage.read_head(path, 1)
+
+
+def _may_be_folder(place: str) -> bool:
+    above = place.rpartition("/")[0].rpartition("/")[2]
+    return above == OVERLAYS or formats.is_folder(place)
 
 
 def _absent(row: Row) -> list[str]:

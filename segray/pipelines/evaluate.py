@@ -139,7 +139,7 @@ def measure_case(
     """
     truth_map = truth_map or label_map
     geometry = formats.read_header(source).geometry
-    mask, _ = formats.read_mask(mask_path, geometry)
+    mask, _ = formats.read_mask(mask_path, geometry, label_map)
     overlap = "keep" if label_map.overlapping else "smallest"
     truth = truth_map.to_index(formats.read_truth(source, truth_map, overlap=overlap, geometry=geometry))
     found = label_map.to_index(mask)

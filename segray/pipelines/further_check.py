@@ -8,12 +8,10 @@ import numpy as np
 
 from segray import formats, storage
 from segray.case import LabelMap, Volume
-from segray.errors import CaseError, SegrayError
-from segray.formats.dicom_file import read_dataset
+from segray.errors import SegrayError
 from segray.formats.picture_pixels import read_pixels
 from segray.formats.probability_files import read_probabilities
-from segray.formats.structure_files import read_structures
-from segray.pipelines.earlier_files import WHOLE_FOLDERS
+from segray.pipelines.earlier_files import ask
 from segray.pipelines.failures import reason_for
 from segray.report.slice_overlays import NAMES
 
@@ -33,14 +31,11 @@ def check_further_file(item: Item, label_map: str) -> tuple[str, str]:
     kind, path, known = item["further"], item["path"], LabelMap.from_json(label_map)
     try:
         # What cannot be reached now is not damaged: readers tell both alike.
-        if kind in WHOLE_FOLDERS:
-            storage.names(path)
-        else:
-            storage.read_head(path, 1)
+        ask(path)
     except SegrayError as error:
         return "", str(error)
     try:
-        labels = _mask(item["mask"])
+        labels = _mask(item["mask"], known)
         return _overlays(path, known, labels) if kind == "overlays" else _file(kind, path, known, labels), ""
     except MemoryError as error:
         return "", reason_for(error)
@@ -48,10 +43,10 @@ def check_further_file(item: Item, label_map: str) -> tuple[str, str]:
         return reason_for(error), ""
 
 
-def _mask(path: str) -> Volume | None:
+def _mask(path: str, label_map: LabelMap) -> Volume | None:
     """Label values of the mask; None where it is not whole, which is told of the mask itself."""
     try:
-        return formats.read_mask(path)[0]
+        return formats.read_mask(path, label_map=label_map)[0]
     except SegrayError:
         return None
 
@@ -62,11 +57,8 @@ def _file(kind: str, path: str, label_map: LabelMap, mask: Volume | None) -> str
         read_pixels(path)
     elif kind == "probabilities":
         read_probabilities(path)
-    elif kind == "rtstruct":
-        if "ROIContourSequence" not in read_dataset(path):
-            raise CaseError(f"{path} holds no contours.")
     else:
-        labels = read_structures(path, label_map)[0] if kind == "structures" else formats.read_mask(path)[0]
+        labels, _ = formats.read_mask(path, label_map=label_map)
         if mask is not None and not np.array_equal(labels, mask):
             return f"{path} has other labels than the mask."
     return ""

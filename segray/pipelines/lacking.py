@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from segray import ledger_parts
+from segray.case import LabelMap
 from segray.config import PredictConfig
 from segray.formats.source import CaseSource
 from segray.ledger_parts import ABSENT
@@ -16,7 +17,13 @@ from segray.pipelines.structure_table import STRUCTURES
 Known = Sequence[tuple[CaseSource, Entry]]
 
 
-def without_files(known: Known, settings: PredictConfig, folder: str, there: Listed) -> set[str]:
+def without_masks(known: Known, there: Listed, label_map: LabelMap) -> set[str]:
+    """Cases whose mask, or a structure's file of it, is gone."""
+    lost = there.lacking({entry.mask for _, entry in known if entry.done}, label_map)
+    return {case.case_id for case, entry in known if entry.done and entry.mask in lost}
+
+
+def without_files(known: Known, settings: PredictConfig, folder: str, there: Listed, label_map: LabelMap) -> set[str]:
     """Cases with a mask that lack files of ``predict.further``: never written, or gone since.
 
     Files are looked for by their names, in listings; whether they are whole is for ``--verify``.
@@ -25,10 +32,11 @@ def without_files(known: Known, settings: PredictConfig, folder: str, there: Lis
     done = [(case, entry) for case, entry in known if entry.done]
     never = {case.case_id for case, entry in done if wanted - set(entry.further.split(","))}
     gone: dict[str, set[str]] = {}
-    for case, _ in done:
-        kinds = {kind for kind in wanted if can_have(kind, case) and further_place(kind, case.case_id) not in there}
-        if kinds and case.case_id not in never:
-            gone[case.case_id] = kinds
+    for kind in wanted:
+        asked = (case for case, _ in done if case.case_id not in never and can_have(kind, case))
+        places = {further_place(kind, case.case_id): case.case_id for case in asked}
+        for place in there.lacking(places, label_map):
+            gone.setdefault(places[place], set()).add(kind)
     return never | _lost(gone, folder)
 
 

@@ -62,6 +62,7 @@ class PredictSummary:
 
     Attributes:
         folder: the prediction folder.
+        masks: the folder of the masks, which the output names.
         cases: cases asked for.
         done: cases with a mask, now or before.
         new: masks written by this call.
@@ -70,6 +71,7 @@ class PredictSummary:
     """
 
     folder: str
+    masks: str
     cases: int
     done: int
     new: int
@@ -115,13 +117,13 @@ def predict(
     for members in dict.fromkeys(ensemble.members(case.case_id) for case in cases):
         check_settings(ensemble.at(members), config.predict)
     check_further(config.predict.further, cases, ensemble.first.label_map)
-    check_output(config.predict.output, cases)
+    check_output(config.predict.output, config.predict.further, cases, ensemble.first.label_map)
     with Claim(folder, "predict") as claim, CaseWatch(folder, "predict", watcher, say) as watch:
         _declare(folder, ensemble, config, cases)
         with Ledger(folder, run=claim.run, bundle_id=ensemble.identity) as ledger:
             claim.beat = ledger.tick
             beside = _note_problems(problems, {case.case_id for case in cases}, ledger, watch)
-            todo = find_todo(cases, ledger, folder, config.predict)
+            todo = find_todo(cases, ledger, folder, config.predict, ensemble.first.label_map)
             for note in [*idle_predict(config.predict, ensemble.bundles), *beside, *todo.notes]:
                 watch.say(note)
             with patient(), ray_session(config.ray) if todo.cases else nullcontext():
@@ -136,7 +138,8 @@ def predict(
     found = {case_id: entry for case_id in sorted(wanted) if (entry := ledger.entry(case_id)) is not None}
     failed = [(case_id, entry.reason) for case_id, entry in found.items() if not entry.done]
     review = storage.join(folder, REVIEW_PAGE) if config.predict.review else ""
-    return PredictSummary(folder, len(wanted), len(found) - len(failed), new, failed, review)
+    masks = storage.join(folder, formats.mask_folder(config.predict.output))
+    return PredictSummary(folder, masks, len(wanted), len(found) - len(failed), new, failed, review)
 
 
 def _note_problems(problems: Sequence[tuple[str, str]], cases: set[str], ledger: Ledger, watch: CaseWatch) -> list[str]:
@@ -260,7 +263,7 @@ def _other_masks(
     if settings.threshold and facts.get("thresholds") != THRESHOLDS and not ensemble.first.label_map.overlapping:
         changed.append("rule of predict.threshold")
     outputs = (str(before.get("output", "auto")), settings.output)
-    if any(len({formats.mask_ending(case, output) for output in outputs}) > 1 for case in cases):
+    if any(len({formats.mask_place(output, case) for output in outputs}) > 1 for case in cases):
         changed.append("predict.output")
     kept = "probabilities" in settings.further and "probabilities" in before.get("further", ())
     if kept and before.get("probabilities", "uint8") != settings.probabilities:

@@ -121,10 +121,9 @@ class WriteStage:
         return PredictedCase(source, geometry, label_map, voxels, indices, statistics, crop)
 
     def _write(self, case: PredictedCase, values: Row) -> Row:
-        mask = f"masks/{case.source.case_id}{formats.mask_ending(case.source, self.output)}"
         label_map = case.label_map
         labels = label_map.to_value(case.indices)
-        formats.write_mask(storage.join(self.folder, mask), labels, case.geometry, label_map, case.source)
+        mask = formats.write_output(self.output, self.folder, labels, case.geometry, label_map, case.source)
         absent = self._write_further(case)
         notes = [values["notes"]] if values["notes"] else []
         notes += [f"No {kind}: {reason}" for kind, reason in absent.items()]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from segray.case import LabelMap
 from segray.config import PredictConfig
 from segray.formats.file_states import unchanged_images
 from segray.formats.source import CaseSource
-from segray.pipelines.lacking import without_confidence, without_files
+from segray.pipelines.lacking import without_confidence, without_files, without_masks
 from segray.pipelines.ledger import Entry, Ledger
 from segray.pipelines.listed import Listed
 
@@ -29,7 +30,9 @@ class Todo:
     notes: list[str]
 
 
-def find_todo(cases: Sequence[CaseSource], ledger: Ledger, folder: str, settings: PredictConfig) -> Todo:
+def find_todo(
+    cases: Sequence[CaseSource], ledger: Ledger, folder: str, settings: PredictConfig, label_map: LabelMap
+) -> Todo:
     """The cases without a mask that still holds: not done yet, mask gone, input changed since, more asked for.
 
     Masks and further files are listed once, and the files of cases that were done are asked for their sizes and times.
@@ -39,8 +42,8 @@ def find_todo(cases: Sequence[CaseSource], ledger: Ledger, folder: str, settings
     known = [(case, entry) for case in cases if (entry := ledger.entry(case.case_id)) is not None]
     changed = set(_changed(known))
     there = Listed(folder)
-    lost = {case.case_id for case, entry in known if entry.done and entry.mask not in there} - changed
-    lacking = without_files(known, settings, folder, there) - changed - lost
+    lost = without_masks(known, there, label_map) - changed
+    lacking = without_files(known, settings, folder, there, label_map) - changed - lost
     unsure = without_confidence(known, settings, folder) - changed - lost - lacking
     failed = {case.case_id for case, entry in known if not entry.done} - changed
     left = set() if settings.retry_failed else failed

@@ -99,7 +99,7 @@ def preview_case(item: dict[str, Any], folder: str, label_map_json: str) -> None
     """Draw the preview of a case from its image and its mask. Raises CaseError where one cannot be read."""
     source, label_map = CaseSource.from_json(item["source"]), LabelMap.from_json(label_map_json)
     case = formats.read_image(source)
-    labels, _ = formats.read_mask(storage.join(folder, item["mask"]), case.geometry)
+    labels, _ = formats.read_mask(storage.join(folder, item["mask"]), case.geometry, label_map)
     voxels, indices = channel_volumes(case.voxels)[0], label_map.to_index(labels)
     if voxels.shape != indices.shape:
         raise CaseError(f"The mask has {indices.shape} voxels and the image {voxels.shape}.")

@@ -19,7 +19,7 @@ from segray.pipelines.admission import memory_at_most
 from segray.pipelines.case_outputs import FURTHER, PREVIEWS, can_have, further_folder, further_place
 from segray.pipelines.case_tasks import run_tasks
 from segray.pipelines.claims import Claim
-from segray.pipelines.earlier_files import in_reach, remove_file
+from segray.pipelines.earlier_files import ask, in_reach, remove_file
 from segray.pipelines.failures import reason_for
 from segray.pipelines.further_check import check_further_file
 from segray.pipelines.ledger import Ledger
@@ -91,6 +91,7 @@ class VerifySummary:
 
     Attributes:
         folder: the prediction folder.
+        masks: the folder of the masks.
         cases: rows of the ledger that count.
         whole: masks that are what their rows say.
         findings: all else, by kind and name.
@@ -98,6 +99,7 @@ class VerifySummary:
     """
 
     folder: str
+    masks: str
     cases: int
     whole: int
     findings: list[Finding]
@@ -196,7 +198,8 @@ def verify(
         claim.beat = ledger.tick
         privacy.know(ledger.entries, "case")
         _remove_leftovers(folder, ledger, found)
-        _compare_names(folder, ledger, found)
+        _compare_names(folder, ledger, found, LabelMap.from_json(label_map))
+        masks = _mask_folders(ledger)
         for item, wrong, unseen in (runner or in_this_process)(_items(folder, found), label_map):
             found.take(item, wrong, unseen)
         claim.check()
@@ -213,7 +216,8 @@ def verify(
         if source is not None:
             _compare_source(source, config or Config(), folder, ledger, found)
         ledger.write_tables()
-    return VerifySummary(folder, len(ledger.entries), found.whole, found.sorted(), _sentences(found, ledger))
+    told = storage.join(folder, " and ".join(sorted(masks) or [MASKS]))
+    return VerifySummary(folder, told, len(ledger.entries), found.whole, found.sorted(), _sentences(found, ledger))
 
 
 def verify_on_ray(folder: str, source: str, config: Config, *, delete_orphans: bool = False) -> VerifySummary:
@@ -243,20 +247,38 @@ def _remove_leftovers(folder: str, ledger: Ledger, found: _Found) -> None:
         found.add("leftover", left)
 
 
-def _compare_names(folder: str, ledger: Ledger, found: _Found) -> None:
+def _compare_names(folder: str, ledger: Ledger, found: _Found, label_map: LabelMap) -> None:
     """Rows without a file and files without a row."""
     there = Listed(folder)
     done = {case_id: entry.mask for case_id, entry in ledger.entries.items() if entry.done}
     found.add("lost", (case_id for case_id, mask in done.items() if mask not in there))
+    masks = _mask_folders(ledger)
     files = {f"{MASKS}/{name}" for name in ledger_parts.sizes(storage.join(folder, MASKS))}
     orphans = files - set(done.values())
+    besides: set[str] = set()
     for kind in FURTHER:
         place = further_folder(kind)
-        named = {further_place(kind, case_id) for case_id in ledger.entries}
-        orphans |= {f"{place}/{name}" for name in there.names(place)} - named
+        besides |= (named := _named(kind, ledger, of_masks=place in masks))
+        orphans |= {f"{place}/{name}" for name in there.names(place)} - named - set(done.values())
+    whole = [place for place in {*done.values(), *besides} if place in there]
+    orphans |= there.foreign(whole, label_map)
     # No row and no case of the source needs to know whose these are.
-    privacy.know((privacy.stem(path.partition("/")[2]) for path in orphans), "case")
+    privacy.know((privacy.stem(part) for path in orphans for part in path.split("/")[1:]), "case")
     found.add("orphan", orphans)
+
+
+def _mask_folders(ledger: Ledger) -> set[str]:
+    """The folders in which the masks of the rows lie: one, unless somebody has edited the ledger."""
+    return {entry.mask.partition("/")[0] for entry in ledger.entries.values() if entry.done}
+
+
+def _named(kind: str, ledger: Ledger, *, of_masks: bool) -> set[str]:
+    """Where further files of a kind may lie by the rows; in the folder of the masks those that say so, elsewhere any.
+
+    The row of a case that failed does not tell of the files that it has kept, but nor does it of the mask.
+    """
+    entries = ledger.entries.items()
+    return {further_place(kind, case) for case, entry in entries if not of_masks or kind in entry.further.split(",")}
 
 
 def _items(folder: str, found: _Found) -> Iterator[Item]:
@@ -329,7 +351,7 @@ def check_mask(item: Item, label_map: str) -> tuple[str, str]:
     """
     try:
         # What cannot be reached now is not damaged: readers tell both alike.
-        storage.read_head(item["mask"], 1)
+        ask(item["mask"])
         geometry = formats.read_header(CaseSource.from_json(item["source"])).geometry if item["same"] else None
     except SegrayError as error:
         return "", str(error)
@@ -349,7 +371,7 @@ def _difference(item: Item, geometry: Geometry | None, label_map: LabelMap) -> s
     Raises:
         CaseError: damaged, or on another grid.
     """
-    labels, own = formats.read_mask(item["mask"], geometry)
+    labels, own = formats.read_mask(item["mask"], geometry, label_map)
     indices = label_map.to_index(labels)
     if geometry is not None and labels.shape != geometry.size:
         return f"The mask has {labels.shape} voxels and its image {geometry.size} (z, y, x)."

@@ -74,7 +74,7 @@ def _draw(files: PredictionFiles, case: Chosen, target: str) -> None:
     mask = files.mask(case.case_id)
     if files.label_map is None or mask is None:
         raise CaseError("its mask or label_map.json is missing.", mend="Run `segray predict` again.")
-    predicted, geometry = formats.read_mask(mask)
+    predicted, geometry = formats.read_mask(mask, label_map=files.label_map)
     truth_map = files.truth_map or files.label_map
     voxels, truth = _image_and_truth(files, case.case_id, truth_map)
     for volume, what in ((voxels, "image"), (truth, "truth")):

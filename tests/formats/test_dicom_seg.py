@@ -17,7 +17,6 @@ from segray.case import LabelMap
 from segray.config import IngestConfig
 from segray.errors import CaseError
 from segray.formats.dicom_seg_write import bits_apart
-from segray.formats.mask_files import mask_ending
 
 SHAPE = (6, 10, 9)
 """Nine columns: frames of a binary DICOM SEG do not start at whole bytes."""
@@ -136,9 +135,10 @@ def test_a_mask_of_a_multi_frame_file(tmp_path: Path) -> None:
 
 
 def test_the_setting_chooses_the_ending(tmp_path: Path) -> None:
-    assert mask_ending(case_of(tmp_path)) == ".nii.gz"
-    assert mask_ending(case_of(tmp_path), "nifti") == ".nii.gz"
-    assert mask_ending(case_of(tmp_path), "dicom-seg") == ".dcm"
+    source = case_of(tmp_path)
+    assert formats.mask_place("auto", source) == f"masks/{source.case_id}.nii.gz"
+    assert formats.mask_place("nifti", source) == f"masks/{source.case_id}.nii.gz"
+    assert formats.mask_place("dicom-seg", source) == f"masks/{source.case_id}.dcm"
 
 
 def test_a_case_that_is_no_series_gets_no_dicom_seg(tmp_path: Path) -> None:

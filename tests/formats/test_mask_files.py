@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,31 @@ def test_all_outputs_of_a_case_lie_side_by_side(tmp_path: Path) -> None:
 def test_every_output_is_explained_and_placed() -> None:
     assert {kind: f"{output.folder}/{{}}{output.ending}" for kind, output in OUTPUTS.items()} == PLACES
     assert all(output.meaning for output in OUTPUTS.values())
+
+
+def test_places_are_told_before_anything_is_written() -> None:
+    source = formats.CaseSource("a", "a.nii.gz")
+    assert {kind: formats.mask_place(kind, source) for kind in OUTPUTS} == {
+        kind: place.format("a") for kind, place in PLACES.items()
+    }
+    assert set(formats.mask_places("a")) == {place.format("a") for place in PLACES.values()}
+    folders = {kind: formats.mask_folder(kind) for kind in ("auto", *OUTPUTS)}
+    assert folders == {"auto": "masks"} | {kind: place.partition("/")[0] for kind, place in PLACES.items()}
+    with pytest.raises(UsageError, match="no output 'tiff'"):
+        formats.mask_place("tiff", source)
+
+
+@pytest.mark.parametrize("case_id", ["a", "a.png", "1.2.dcm", "x.nii"])
+def test_a_folder_of_structures_is_known_whatever_the_case_is_called(tmp_path: Path, save: Save, case_id: str) -> None:
+    scan = save(tmp_path / "ct.nii.gz", np.zeros((4, 5, 6), np.int16), affine_of("LPS"))
+    source = replace(formats.lone_image(scan), case_id=case_id)
+    geometry = formats.read_header(source).geometry
+    labels = np.random.default_rng(0).choice([0, 3, 8], geometry.size).astype(MAP.dtype)
+    place = formats.write_output("structures", str(tmp_path / "out"), labels, geometry, MAP, source)
+    assert formats.is_folder(place)
+    assert formats.is_folder(str(tmp_path / "out" / place))
+    assert not any(formats.is_folder(other) for other in formats.mask_places(case_id) if other != place)
+    assert np.array_equal(formats.read_mask(str(tmp_path / "out" / place), geometry, MAP)[0], labels)
 
 
 def test_auto_is_what_people_can_open(tmp_path: Path, save: Save) -> None:

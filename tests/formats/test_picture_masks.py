@@ -69,9 +69,9 @@ def test_a_pixel_of_two_structures_has_a_colour_between_them(tmp_path: Path) -> 
 def test_the_mask_of_a_picture_is_a_png(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / "a.png")
     picture = formats.CaseSource("a", str(tmp_path / "a.png"), kind="picture")
-    assert formats.mask_ending(picture) == ".png"
-    assert formats.mask_ending(picture, "nifti") == ".nii.gz"
-    assert formats.mask_ending(formats.CaseSource("a", "a.nii.gz")) == ".nii.gz"
+    assert formats.mask_place("auto", picture) == "masks/a.png"
+    assert formats.mask_place("nifti", picture) == "masks/a.nii.gz"
+    assert formats.mask_place("auto", formats.CaseSource("a", "a.nii.gz")) == "masks/a.nii.gz"
 
 
 def test_a_mask_on_another_grid_and_files_that_are_no_masks(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from matplotlib.path import Path as Outline
 from scipy import ndimage
 
 from segray import formats
-from segray.case import LabelMap
+from segray.case import Geometry, LabelMap
 from segray.config import IngestConfig
 from segray.errors import CaseError
+from segray.formats.dicom_seg_write import CREATOR, GROUP
 from segray.formats.rtstruct_write import read_structure_set, write_structure_set
 
 SHAPE = (6, 24, 31)
@@ -188,6 +190,37 @@ def test_a_line_of_many_points_is_one_contour(tmp_path: Path) -> None:
     (contour, _) = pydicom.dcmread(tmp_path / "rs.dcm").ROIContourSequence[0].ContourSequence
     assert contour.NumberOfContourPoints >= 64 * 64 * 4
     assert np.array_equal(read_structure_set(str(tmp_path / "rs.dcm"))[0], labels)
+
+
+def test_a_file_that_is_not_as_it_was_written_is_no_mask(tmp_path: Path) -> None:
+    labels, geometry, path, _ = written(tmp_path)
+    data = Path(path).read_bytes()
+    for share in (0.3, 0.6, 0.9, 0.99):
+        Path(path).write_bytes(data[: int(share * len(data))])
+        with pytest.raises(CaseError):
+            formats.read_mask(path, geometry)
+    Path(path).write_bytes(data)
+    made = pydicom.dcmread(path)
+    made.ROIContourSequence[0].ContourSequence.pop()
+    made.save_as(path)
+    with pytest.raises(CaseError, match=r"its contours enclose \d+ voxels of liver, not \d+\. Predict the case again"):
+        formats.read_mask(path)
+    Path(path).write_bytes(data)
+    moved = Geometry(geometry.affine + np.eye(4)[:, [3, 0, 1, 2]] * 9, geometry.shape)
+    with pytest.raises(CaseError, match="lies elsewhere"):
+        formats.read_mask(path, moved)
+    assert np.array_equal(formats.read_mask(path, geometry)[0], labels)
+
+
+def test_a_file_from_before_the_counts_is_read(tmp_path: Path) -> None:
+    labels, _, path, _ = written(tmp_path)
+    made = pydicom.dcmread(path)
+    block = made.private_block(GROUP, CREATOR)
+    kept = json.loads(block[0x01].value.decode() if isinstance(block[0x01].value, bytes) else block[0x01].value)
+    del kept["voxels"], made[0x00711001]
+    block.add_new(0x01, "UT", json.dumps(kept))
+    made.save_as(path)
+    assert np.array_equal(read_structure_set(path)[0], labels)
 
 
 def test_what_cannot_be(tmp_path: Path) -> None:

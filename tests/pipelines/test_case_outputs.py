@@ -29,7 +29,7 @@ from segray.nets.bundle import save_bundle
 from segray.nets.normalise import Normalisation
 from segray.nets.unet import build_net
 from segray.pipelines.backend_choice import choose_backend, kept_choice
-from segray.pipelines.case_outputs import check_further, why_no_output
+from segray.pipelines.case_outputs import check_further, check_output, why_no_output
 from segray.pipelines.headers import Planned
 from segray.pipelines.ledger import Ledger
 from segray.pipelines.predict_stages import WriteStage, read_stage
@@ -110,6 +110,36 @@ def test_all_files_of_a_case_say_the_same(bundle: str, scans: list[str], tmp_pat
         assert columns["structure"] == ["liver", "spleen"]
         assert columns["voxels"] == [int((labels == value).sum()) for value in (1, 2)]
         assert all(0 < margin < 1 for margin in columns["confidence_margin"])
+
+
+def test_the_mask_may_be_a_file_a_structure_alone(bundle: str, scans: list[str], tmp_path: Path) -> None:
+    rows = written(bundle, scans, tmp_path / "out", "predict.output=structures", "predict.further=preview")
+    usual = written(bundle, scans, tmp_path / "usual")
+    assert {name: row["mask"] for name, row in rows.items()} == {name: f"structures/{name}" for name in NAMES}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"structures", "previews"}
+    for name in NAMES:
+        labels, geometry = formats.read_mask(str(tmp_path / "usual" / usual[name]["mask"]))
+        apart, own = formats.read_mask(str(tmp_path / "out" / rows[name]["mask"]), geometry, LABELS)
+        assert (apart == labels).all()
+        assert (own.affine == geometry.affine).all()
+        assert rows[name]["volume_ml_liver"] == usual[name]["volume_ml_liver"]
+
+
+def test_a_mask_that_cannot_be_written_leaves_no_part_of_it(
+    bundle: str, scans: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.replace
+
+    def no_space(old: str, new: str) -> None:
+        if "spleen" in new:
+            raise OSError(28, "No space left on device")
+        real(old, new)
+
+    monkeypatch.setattr(os, "replace", no_space)
+    row = written(bundle, scans[:1], tmp_path / "out", "predict.output=structures")["a"]
+    assert row["status"] == "failed"
+    assert "No space left on device" in row["reason"]
+    assert list((tmp_path / "out" / "structures").iterdir()) == []
 
 
 def test_probabilities_may_have_two_bytes(bundle: str, scans: list[str], tmp_path: Path) -> None:
@@ -273,6 +303,8 @@ def test_no_review_where_none_is_wanted(bundle: str, scans: list[str], tmp_path:
 def test_structures_that_would_share_a_file_are_refused_before_the_run(scans: list[str]) -> None:
     with pytest.raises(UsageError, match="would both be written"):
         check_further(["structures"], [], LabelMap.of_names(["Liver", "liver"]))
+    with pytest.raises(UsageError, match="would both be written"):
+        check_output("structures", [], [], LabelMap.of_names(["Liver", "liver"]))
 
 
 def test_a_choice_is_kept_and_few_slices_are_not_worth_one(bundle: str, scans: list[str]) -> None:

@@ -16,6 +16,7 @@ from segray.config import Config, load_config
 from segray.pipelines.evaluate import evaluate
 from segray.pipelines.ingest import ingest
 from segray.pipelines.predict import predict
+from segray.pipelines.verify import verify_on_ray
 from tests.formats.made_dicoms import SPACING, START, save_seg, save_series
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]
@@ -117,3 +118,23 @@ def test_evaluation_measures_the_segments_as_another_reader_sees_them(
         both = np.count_nonzero(found & organ(number))
         dice = 2 * both / (np.count_nonzero(found) + np.count_nonzero(organ(number)))
         assert float(rows[f"p{number}"]["dice"]) == pytest.approx(dice, abs=1e-4)
+
+
+def test_contours_alone_are_the_same_masks(predictions: Path, archive: Path) -> None:
+    """What is measured on the RTSTRUCT, and shown of it, is what is measured on the DICOM SEG."""
+    run, folder = str(archive.parent / "run"), archive.parent / "contours"
+    config = load_config(None, [*SETTINGS, "predict.output=rtstruct"])
+    assert predict(run, str(archive), str(folder), config).new == CASES
+    assert {path.name for path in (folder / "rtstruct").iterdir()} == {f"p{number}.dcm" for number in range(CASES)}
+    assert not (folder / "masks").exists()
+    assert verify_on_ray(str(folder), str(archive), config).clean
+    assert predict(run, str(archive), str(folder), config).new == 0
+    evaluate(str(predictions), str(archive), config)
+    evaluate(str(folder), str(archive), config)
+    for name in ("metrics.csv", "structures.csv"):
+        assert (folder / name).read_bytes() == (predictions / name).read_bytes()
+    assert len(list((folder / "previews").glob("*.png"))) == CASES
+    (folder / "rtstruct" / "p1.dcm").write_bytes((folder / "rtstruct" / "p1.dcm").read_bytes()[:-900])
+    found = verify_on_ray(str(folder), str(archive), config).findings
+    assert [(one.kind, one.name) for one in found] == [("damaged", "p1")]
+    assert predict(run, str(archive), str(folder), config).new == 1

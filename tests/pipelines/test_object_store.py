@@ -20,11 +20,13 @@ import pytest
 import torch
 
 from segray import formats, storage
+from segray.case import LabelMap
 from segray.config import IngestConfig, load_config
 from segray.errors import SegrayError, StoreError
 from segray.phantoms import make_phantoms
 from segray.pipelines import train_worker
 from segray.pipelines.run_folder import RunFolder
+from segray.pipelines.verify import verify
 from segray.shards.manifest import load_manifest
 
 pytestmark = [pytest.mark.long, pytest.mark.ray]
@@ -110,9 +112,10 @@ def way(home: str, scans: str) -> str:
         ["ingest", table, shards],
         ["train", "--shards", shards, "--run", run],
         ["predict", run, table, f"{home}/predictions"],
+        ["predict", run, table, f"{home}/apart", "--set", "predict.output=structures"],
     )
     # 3: finished, but the case that is cut and the one that is not there have failed.
-    assert ended == [3, 0, 3]
+    assert ended == [3, 0, 3, 3]
     return home
 
 
@@ -152,6 +155,17 @@ def test_masks_on_s3_lie_on_their_scans(way: str, scans: str) -> None:
         labels, own = formats.read_mask(f"{way}/predictions/masks/{name}", geometry)
         assert labels.shape == geometry.size
         assert np.allclose(own.affine, geometry.affine)
+
+
+def test_a_file_a_structure_on_s3_is_the_same_mask(way: str) -> None:
+    assert storage.names(f"{way}/apart/structures") == ["s0001", "s0002"]
+    assert storage.names(f"{way}/apart/masks") == []
+    label_map = LabelMap.from_json(storage.read_text(f"{way}/apart/label_map.json"))
+    for case_id in ("s0001", "s0002"):
+        together, geometry = formats.read_mask(f"{way}/predictions/masks/{case_id}.nii.gz")
+        apart, _ = formats.read_mask(f"{way}/apart/structures/{case_id}", geometry, label_map)
+        assert np.array_equal(apart, together)
+    assert verify(f"{way}/apart").clean
 
 
 @pytest.mark.parametrize(("error", "fatal"), [(StoreError, False), (SegrayError, True)])

@@ -17,6 +17,7 @@ from segray.phantoms import make_phantoms
 from segray.pipelines.evaluate import evaluate
 from segray.pipelines.ingest import ingest
 from segray.pipelines.predict import predict
+from segray.pipelines.verify import verify_on_ray
 from segray.report.api import report
 from segray.shards.index import load_index
 from segray.shards.manifest import load_manifest
@@ -135,6 +136,28 @@ def test_evaluate_measures_each_structure_with_all_its_voxels(predictions: Path,
         voxels = int((np.asarray(nibabel.load(path).dataobj) > 0).sum()) if path.exists() else 0
         assert int(row["truth_voxels"]) == voxels
     assert {row["structure"]: row["dice_mean"] for row in summary.structures}["body"] > 0.8
+
+
+def test_a_file_a_structure_alone_is_measured_and_drawn_as_the_bit_fields_are(
+    predictions: Path, run: Path, scans: Path
+) -> None:
+    folder = scans.parent / "apart"
+    config = load_config(None, [*SETTINGS, "evaluate.split=all", "predict.output=structures"])
+    assert predict(str(run), str(scans), str(folder), config).new == 4
+    assert not (folder / "masks").exists()
+    for path in sorted((predictions / "masks").glob("*.nii.gz")):
+        together = np.asarray(nibabel.load(path).dataobj)
+        for number, name in enumerate(("body", "lesion", "liver")):
+            apart = nibabel.load(folder / "structures" / path.name.removesuffix(".nii.gz") / f"{name}.nii.gz")
+            np.testing.assert_array_equal(np.asarray(apart.dataobj), together[..., number])
+    assert verify_on_ray(str(folder), str(scans), config).clean
+    assert predict(str(run), str(scans), str(folder), config).new == 0
+    evaluate(str(predictions), str(scans), config)
+    evaluate(str(folder), str(scans), config)
+    assert (folder / "metrics.csv").read_bytes() == (predictions / "metrics.csv").read_bytes()
+    assert (folder / "structures.csv").read_bytes() == (predictions / "structures.csv").read_bytes()
+    assert len(list((folder / "previews").glob("*.png"))) == 4
+    assert "No overlay" not in Path(report(str(run), predictions=str(folder))).read_text()
 
 
 def test_report_draws_what_overlaps(predictions: Path, run: Path) -> None:

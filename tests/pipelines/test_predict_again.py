@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segray import ledger_parts, storage
+from segray import formats, ledger_parts, storage
 from segray.case import LabelMap
 from segray.config import NetConfig, load_config
 from segray.errors import SegrayError, UsageError
@@ -28,6 +28,7 @@ from segray.pipelines.claims import Claim, FolderTakenError
 from segray.pipelines.ledger import Ledger, to_line
 
 OVERWRITE = "predict.overwrite=true"
+STRUCTURES = ("/liver.nii.gz", "/spleen.nii.gz")
 
 
 @pytest.fixture
@@ -51,12 +52,11 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def run(cases: Any, ensemble: Any, folder: str, config: Any, say: Any) -> Iterator[str]:
         for case in cases:
-            mask = Path(folder) / "masks" / f"{case.case_id}.nii.gz"
-            mask.parent.mkdir(exist_ok=True)
-            mask.write_bytes(b"mask")
-            row = {"case_id": case.case_id, "status": "ok", "reason": "", "mask": f"masks/{mask.name}"}
-            for kind in config.predict.further:
-                storage.write_text(f"{folder}/{further_place(kind, case.case_id)}", "")
+            mask = formats.mask_place(config.predict.output, case)
+            row = {"case_id": case.case_id, "status": "ok", "reason": "", "mask": mask}
+            for place in (mask, *(further_place(kind, case.case_id) for kind in config.predict.further)):
+                for file in STRUCTURES if formats.is_folder(place) else ("",):
+                    storage.write_text(f"{folder}/{place}{file}", "")
             row["further"] = ",".join([*config.predict.further, *(["confidence"] if config.predict.confidence else [])])
             yield to_line(row | {"fingerprint": case.image_only.fingerprint(), "source": case.to_json()})
             if config.predict.slab_mib == 1:
@@ -88,10 +88,15 @@ def test_masks_of_other_settings_are_not_taken_for_those_asked_for(folder: Path,
         again(folder)
 
 
+NEEDS = {
+    "png": "is of pictures", "dicom-seg": "refers to a DICOM series", "rtstruct": "refers to a DICOM series",
+}  # fmt: skip
+
+
 def test_masks_in_another_format_are_not_taken_for_those_asked_for(folder: Path) -> None:
     assert again(folder, "predict.output=nifti") == 2
     assert again(folder) == 0, "auto is NIfTI here"
-    for output, needs in (("png", "is of pictures"), ("dicom-seg", "refers to a DICOM series")):
+    for output, needs in NEEDS.items():
         with pytest.raises(UsageError, match=f"predict.output={output} {needs}, and none of the cases is one"):
             again(folder, f"predict.output={output}")
     for name in "ab":
@@ -101,6 +106,33 @@ def test_masks_in_another_format_are_not_taken_for_those_asked_for(folder: Path)
     assert again(folder, "predict.output=png") == 0, "auto is PNG here"
     with pytest.raises(UsageError, match=r"made with another predict\.output"):
         again(folder, "predict.output=nifti")
+
+
+def test_masks_may_be_a_file_a_structure_alone(folder: Path) -> None:
+    output, said = "predict.output=structures", []
+    assert again(folder, output) == 2
+    assert again(folder, output) == 0
+    assert not (folder / "out" / "masks").exists()
+    (folder / "out" / "structures" / "a" / "liver.nii.gz").unlink()
+    assert again(folder, output, said=said) == 1
+    assert said[0] == "1 case (a) has lost the mask: done again."
+    with pytest.raises(UsageError, match=r"made with another predict\.output"):
+        again(folder)
+    with pytest.raises(UsageError, match=r"made with another predict\.output"):
+        again(folder, "predict.further=structures")
+    assert again(folder, "predict.further=structures", OVERWRITE) == 2
+    assert sorted(path.name for path in (folder / "out" / "masks").iterdir()) == ["a.nii.gz", "b.nii.gz"]
+    assert again(folder, output, OVERWRITE) == 2
+    assert list((folder / "out" / "masks").iterdir()) == [], "a case has one mask"
+    assert again(folder, output) == 0
+
+
+def test_files_that_are_the_masks_are_not_asked_for_besides(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"which predict\.output=structures writes already\. Leave structures out"):
+        again(folder, "predict.output=structures", "predict.further=[preview,structures]")
+    assert not (folder / "out").exists()
+    assert again(folder, "predict.output=structures", "predict.further=[nifti]") == 2
+    assert again(folder, "predict.output=structures", "predict.further=[nifti]") == 0
 
 
 @pytest.mark.parametrize(

@@ -9,88 +9,48 @@ import re
 import shutil
 from pathlib import Path
 
+import made_prediction
 import nibabel
 import numpy as np
 import pytest
+from made_prediction import CASES, LABELS, predicted
 
 from segray import formats, ledger_parts, privacy, storage
 from segray.case import LabelMap
 from segray.config import Config, PrivacyConfig, load_config
 from segray.errors import UsageError
-from segray.evaluation.statistics import structure_statistics
 from segray.evaluation.tables import read_csv_rows
 from segray.formats.structure_files import write_structures
-from segray.ledger_parts import Row
-from segray.pipelines.case_outputs import PredictedCase, structure_columns
 from segray.pipelines.claims import Claim, FolderTakenError
 from segray.pipelines.earlier_files import EarlierFiles
 from segray.pipelines.ledger import Ledger, to_line
-from segray.pipelines.predict_todo import find_todo
 from segray.pipelines.verify import Checked, check_mask, verify
 from segray.report.png import encode_png
 from segray.report.slice_overlays import write_overlay_slices
-
-LABELS = LabelMap.of_names(["liver", "spleen"])
-CASES = ("a", "b", "c", "d")
-
-
-def predicted(scans: Path, folder: Path, label_map: LabelMap = LABELS, scale: float = 1.0) -> None:
-    """Scans of ``CASES`` and a prediction folder with their masks and rows, as predict leaves them.
-
-    Rows of full size are older ones, without the counts of voxels.
-    """
-    scans.mkdir()
-    storage.write_text(f"{folder}/label_map.json", label_map.to_json())
-    with Ledger(str(folder)) as ledger:
-        for number, case_id in enumerate(CASES):
-            path = scans / f"{case_id}.nii.gz"
-            voxels = np.arange(6 * 5 * 4, dtype=np.int16).reshape(6, 5, 4)
-            nibabel.save(nibabel.Nifti1Image(voxels, np.diag([-1.5 * scale, -1.5 * scale, 3.0 * scale, 1.0])), path)
-            source = formats.lone_image(str(path))
-            case = formats.read_image(source)
-            indices = ((case.voxels + number) % (4 if label_map.overlapping else 3)).astype(np.uint8)
-            mask = f"masks/{case_id}.nii.gz"
-            formats.write_mask(f"{folder}/{mask}", label_map.to_value(indices), case.geometry, label_map, source)
-            row: Row = {"case_id": case_id, "status": "ok", "reason": "", "mask": mask, "source": source.to_json()}
-            found = structure_statistics(
-                case.voxels, indices, label_map.channels, case.geometry, overlapping=label_map.overlapping
-            )
-            measured = {name: round(value, 4) for name, value in found.as_row(label_map).items() if value == value}
-            if scale < 1:
-                row["structures"] = structure_columns(
-                    PredictedCase(source, case.geometry, label_map, case.voxels, indices, found), []
-                )
-            ledger.add(to_line(row | {"fingerprint": source.fingerprint()} | measured))
-        ledger.write_tables()
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The prediction folder."""
-    predicted(tmp_path / "scans", tmp_path / "out")
+    predicted(tmp_path / "scans", str(tmp_path / "out"))
     return tmp_path / "out"
 
 
 def todo(folder: Path, *settings: str) -> list[str]:
     """The cases that the next run would predict."""
-    cases = formats.discover(str(folder.parent / "scans"), Config().ingest, labelled=False).cases
-    found = find_todo(cases, Ledger(str(folder)), str(folder), load_config(None, settings).predict)
-    return [case.case_id for case in found.cases]
+    return made_prediction.todo(folder.parent / "scans", str(folder), *settings)
 
 
 def kinds(folder: Path, **options: bool) -> dict[str, list[str]]:
     """Kind of finding to names."""
-    found: dict[str, list[str]] = {}
-    for finding in verify(str(folder), **options).findings:
-        found.setdefault(finding.kind, []).append(finding.name)
-    return found
+    return made_prediction.kinds(str(folder), **options)
 
 
 @pytest.mark.parametrize("overlapping", [False, True])
 def test_a_whole_folder_is_clean_and_stays_as_it_is(tmp_path: Path, overlapping: bool) -> None:
     folder = tmp_path / "out"
     label_map = LabelMap(LABELS.values, overlapping=overlapping)
-    predicted(tmp_path / "scans", folder, label_map)
+    predicted(tmp_path / "scans", str(folder), label_map)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     summary = verify(str(folder), str(tmp_path / "scans"))
     assert summary.clean
@@ -153,7 +113,7 @@ def test_a_mask_that_is_not_what_its_row_says_is_done_again(folder: Path, damage
 
 
 def test_a_tiny_structure_that_a_mask_lost_is_damage(tmp_path: Path) -> None:
-    predicted(tmp_path / "scans", tmp_path / "out", scale=0.01)
+    predicted(tmp_path / "scans", str(tmp_path / "out"), scale=0.01)
     assert verify(str(tmp_path / "out")).clean
     other_labels(tmp_path / "out" / "masks" / "b.nii.gz")
     (found,) = verify(str(tmp_path / "out")).findings
@@ -309,7 +269,7 @@ def test_inputs_that_changed_or_went_are_told(folder: Path) -> None:
 @pytest.mark.parametrize("scale", [1.0, 0.01], ids=["volumes", "voxels"])
 def test_a_mask_is_compared_with_its_row_where_the_input_went_or_changed(tmp_path: Path, scale: float) -> None:
     folder = tmp_path / "out"
-    predicted(tmp_path / "scans", folder, scale=scale)
+    predicted(tmp_path / "scans", str(folder), scale=scale)
     (tmp_path / "scans" / "a.nii.gz").unlink()
     (tmp_path / "scans" / "b.nii.gz").unlink()
     os.utime(tmp_path / "scans" / "c.nii.gz", (0, 0))
