@@ -111,7 +111,8 @@ def tell_apart(net: SegmentationNet, images: NDArray[Any], labels: NDArray[Any])
     edge passes through the shades of others, so that structures have rims of them: Dice with the truth is about 0.5.
     """
     seen: list[Tensor] = []
-    hook = net.head.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].movedim(1, -1)))
+    head = net.get_submodule("head")
+    hook = head.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].movedim(1, -1)))
     with torch.inference_mode():
         for image in images:
             net.eval()(WINDOW.apply(torch.from_numpy(image)[None], torch.zeros(1), torch.ones(1)))
@@ -120,9 +121,8 @@ def tell_apart(net: SegmentationNet, images: NDArray[Any], labels: NDArray[Any])
     means = torch.stack([features[truth == label].mean(0) for label in range(STRUCTURES + 1)])
     spread = torch.cov((features - means[truth]).T) + 1e-6 * torch.eye(features.shape[1], dtype=torch.float64)
     weights = torch.linalg.solve(spread, means.T).T
-    with torch.no_grad():
-        net.head.weight.copy_(weights[:, :, None, None])
-        net.head.bias.copy_(-0.5 * (weights * means).sum(1))
+    bias = -0.5 * (weights * means).sum(1)
+    net.load_state_dict(net.state_dict() | {"head.weight": weights[:, :, None, None], "head.bias": bias})
 
 
 def bundle_of(folder: str, learnt: tuple[SegmentationNet, NetConfig], grid: Grid) -> Bundle:

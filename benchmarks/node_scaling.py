@@ -35,18 +35,22 @@ import numpy as np
 import psutil  # type: ignore[import-untyped]
 import ray
 from machine import write_result
-from outside_forward import SLEEP_S, SleepingStage, write_bundle
-from predict_end_to_end import write_scan
+from outside_forward import SLEEP_S, SleepingStage
+from predict_end_to_end import STRUCTURES, WINDOW, write_scan
 from ray.cluster_utils import Cluster
 
-from segray.config import load_config
+from segray.case import LabelMap
+from segray.config import NetConfig, load_config
+from segray.grid import Grid
+from segray.nets.bundle import save_bundle
+from segray.nets.unet import build_net
 from segray.pipelines import predict as pipeline
 
 SIDE, SLICES = 32, 400
 MADE = 8
 """Different cases; the others are links to them."""
 
-WINDOW = (0.4, 0.95)
+LOOKED_AT = (0.4, 0.95)
 """Of the finished cases, what is looked at."""
 
 TARGET = 0.9
@@ -55,6 +59,15 @@ FULL = 0.95
 
 NODE = {"num_cpus": 2, "memory": 2 * 10**9, "object_store_memory": 10**9}
 SETTINGS = ("predict.backend=torch", "predict.cpus_per_predictor=0.1", "predict.review=0", "ray.preflight=false")
+
+
+def write_bundle(folder: str, side: int) -> None:
+    """A net that nobody asks, since the Predictors sleep."""
+    net = NetConfig(features=[8, 16, 32])
+    save_bundle(
+        folder, build_net(net, 1, len(STRUCTURES) + 1), net=net, label_map=LabelMap.of_names(STRUCTURES),
+        grid=Grid("native", (side, side), None, -1024.0), normalisation=WINDOW,
+    )  # fmt: skip
 
 
 def write_cases(folder: Path, count: int, slices: int) -> None:
@@ -90,7 +103,7 @@ class Clock:
 
         Each is a slope by least squares: cases of a group finish at once.
         """
-        first, last = (int(share * (len(self.marks) - 1)) for share in WINDOW)
+        first, last = (int(share * (len(self.marks) - 1)) for share in LOOKED_AT)
         window = np.array(self.marks[first : last + 1])
         seconds, busy, driver, head = np.polyfit(np.arange(len(window)), window, 1)[0].tolist()
         return seconds, busy, driver, head

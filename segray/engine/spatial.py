@@ -172,7 +172,7 @@ def resample(
     chosen = moved.nonzero()[:, 0].to(images.device)
     source, own = images[chosen], labels[chosen]
     if matrices.shape[1] == 3:
-        source = source.unflatten(1, (own.shape[1], -1)).transpose(1, 2)
+        source = source.reshape(len(source), own.shape[1], -1, *source.shape[2:]).transpose(1, 2)
         own = own[:, None]
     else:
         own = own.view(len(own), -1, *own.shape[-2:])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import product
 
@@ -171,7 +171,7 @@ class _Together:
     def __init__(self, forward: Forward, at_once: int) -> None:
         self._forward, self._at_once = forward, max(at_once, 1)
 
-    def __call__(self, patches: Sequence[Tensor]) -> Iterator[Tensor]:
+    def __call__(self, patches: list[Tensor]) -> Iterator[Tensor]:
         """The float32 logits (L, D, h, w) of each of the patches (c, D, h, w)."""
         done = 0
         while done < len(patches):

@@ -73,10 +73,10 @@ class PredictorMemory:
     def _sums(self, case: Planned) -> int:
         if not self.patches or self.grid is None:
             return 0
-        sides = self.grid.size if self.grid.mode == "size" else case.size[1:]
+        sides: Sequence[int] = self.grid.size if self.grid.mode == "size" else case.size[1:]
         if self.grid.spacing is not None:
             before = zip(case.size[1:], case.spacing[1:], self.grid.spacing, strict=True)
-            sides = tuple(math.ceil(side * own / pixel) for side, own, pixel in before)
+            sides = [math.ceil(side * own / pixel) for side, own, pixel in before]
         return SUMS * self.patches * math.prod(max(pair) for pair in zip(sides, self.grid.size, strict=True))
 
     def declared(self, cases: Sequence[Planned]) -> int:

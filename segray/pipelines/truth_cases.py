@@ -65,7 +65,7 @@ def truth_cases(folder: str, truth: str, config: Config) -> TruthCases:
     truth_map, dropped = _truth_map(label_map, discovery.label_map)
     cases = [labelled[case_id] for case_id in sorted(chosen)]
     annotated = read_annotated(config.ingest.annotated)
-    unannotated = {case: lacking for case in chosen if (lacking := annotated.lacking(case, label_map.names))}
+    unannotated = {case: names for case in chosen if (names := annotated.lacking(case, label_map.names))}
     failed = [(case_id, reason) for case_id, reason in discovery.problems if case_id in done - found]
     lacking = _of_split(done, "all" if config.evaluate.split == "all" else "held-out", split)[0] - found
     notes = [

@@ -31,7 +31,7 @@ def read_case_table(path: str, columns: Sequence[str]) -> list[dict[str, str]]:
         raise UsageError(f"{path} needs the column case_id and {one_of}{', '.join(columns)}.")
     for row in rows:
         # DictReader keeps under None what is behind the last column.
-        if any(row.get(None) or ()):  # type: ignore[call-overload]
+        if any(row.get(None) or ()):
             raise UsageError(
                 f"{path} has more values than columns at the case {row['case_id']}.",
                 mend='Put a value that holds a comma into quotes, such as "liver, left".',

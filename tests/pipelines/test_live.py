@@ -26,6 +26,7 @@ from segray.pipelines.ingest import Recipe, _close, _label_map, _recipe, ingest_
 from segray.pipelines.live import CaseCache, find_cases, read_live_visit, visit_reader
 from segray.pipelines.stream import Span, cause_of, read_span, spans_of
 from segray.shards import ShardError
+from segray.shards.annotated import Annotated
 from segray.shards.index import SliceIndex, Visit, load_index
 from segray.shards.manifest import load_manifest
 from segray.shards.order import plan_epoch
@@ -62,7 +63,7 @@ def write_folder(scans: Path, folder: str, config: Config, *, pixels: bool) -> N
         assert ingest_case(case.source, recipe, folder)
         assert not ingest_case(case.source, recipe, folder)
     facts = [read_part_facts(folder, case.source.case_id) for case in planned]
-    _close(folder, [fact for fact in facts if fact is not None], planned, recipe, label_map, config)
+    _close(folder, [fact for fact in facts if fact is not None], planned, recipe, label_map, config, Annotated())
 
 
 @pytest.fixture(scope="module")
