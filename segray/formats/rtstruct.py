@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataelem import RawDataElement
 
 from segray.case import Geometry
 from segray.errors import CaseError
@@ -101,14 +103,23 @@ def _contours(roi: Dataset, geometry: Geometry, path: str, name: str, notes: lis
 
 
 def _points(item: Dataset, path: str) -> NDArray[np.float64]:
-    data = element(item, "ContourData")
     try:
-        points = np.array([] if data is None else data, dtype=np.float64).reshape(-1, 3)
+        points = np.array(_coordinates(item), dtype=np.float64).reshape(-1, 3)
     except (TypeError, ValueError) as error:
         raise CaseError(f"{path} has a contour that is no list of points.", mend="Export it again.") from error
     if not np.isfinite(points).all():
         raise CaseError(f"{path} has a contour with points that are not finite.", mend="Export it again.")
     return points
+
+
+def _coordinates(item: Dataset) -> Any:
+    """The numbers of a contour, as texts where nobody has read them yet: pydicom makes an object of each."""
+    raw = item.get_item("ContourData")
+    if not isinstance(raw, RawDataElement):
+        data = element(item, "ContourData")
+        return [] if data is None else data
+    told = bytes(raw.value or b"").decode("ascii").strip(" \0")
+    return told.split("\\") if told else []
 
 
 def _drawn(contours: list[Contour], geometry: Geometry, name: str, notes: list[str]) -> NDArray[np.bool_]:
@@ -172,5 +183,12 @@ def fill_contours(contours: list[NDArray[np.float64]], rows: int, columns: int) 
     share = (row - upper[edges, 1]) / (lower[edges, 1] - upper[edges, 1])
     crossing = upper[edges, 0] + share * (lower[edges, 0] - upper[edges, 0])
     column = np.clip(np.ceil(crossing), 0, columns).astype(np.int64)
-    toggles = np.bincount(row * (columns + 1) + column, minlength=rows * (columns + 1)).reshape(rows, columns + 1)
-    return (np.cumsum(toggles, axis=1)[:, :columns] & 1).astype(np.bool_)
+    inside = np.zeros((rows, columns), np.bool_)
+    if len(row):
+        # Closed lines cross a row an even number of times: beyond the last crossing there is nothing.
+        top, left = int(row.min()), int(column.min())
+        height, width = int(row.max()) - top + 1, int(column.max()) - left
+        places = (row - top) * (width + 1) + column - left
+        toggles = np.bincount(places, minlength=height * (width + 1)).reshape(height, width + 1)
+        inside[top : top + height, left : left + width] = np.cumsum(toggles, axis=1)[:, :width] & 1
+    return inside
