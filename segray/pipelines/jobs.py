@@ -26,6 +26,9 @@ LONGEST_PAUSE_S = 15.0
 LAST_LINES_S = 5.0
 """How long the last lines of a job that is over may take."""
 
+STOPPING_S = 10
+"""How long a copy of the log may catch its cancellation."""
+
 STOP_S = 30.0
 """Ray ends a job by SIGTERM, and after 3 s (RAY_JOB_STOP_WAIT_TIME_S on the head) by SIGKILL."""
 
@@ -72,6 +75,14 @@ def follow(head: Head, name: str, write: Say, say: Say) -> Job:
     return asyncio.run(_Follower(head, name, write, say).to_the_end())
 
 
+async def stop_task(task: asyncio.Task[None]) -> None:
+    """Cancel a task until it has ended, but for :data:`STOPPING_S`: what it waits for may catch a cancellation."""
+    for _ in range(STOPPING_S):
+        task.cancel()
+        if (await asyncio.wait({task}, timeout=1.0))[0]:
+            return
+
+
 class _Follower:
     """Follows the log of one job."""
 
@@ -115,9 +126,9 @@ class _Follower:
             if job.is_over:
                 await asyncio.wait({copying}, timeout=LAST_LINES_S)
         finally:
-            copying.cancel()
-            ended = (await asyncio.gather(copying, return_exceptions=True))[0]
-        if job.is_over and ended is not None:
+            await stop_task(copying)
+        broken = not copying.done() or copying.cancelled() or copying.exception() is not None
+        if job.is_over and broken:
             await asyncio.to_thread(self._write_rest, job)
         return job
 

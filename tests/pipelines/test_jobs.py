@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from segray.errors import UsageError
 from segray.pipelines.head import Head, HeadLostError, Job, address_of, token
-from segray.pipelines.jobs import exit_code
+from segray.pipelines.jobs import exit_code, stop_task
 from segray.pipelines.run_logs import ProcessLog, RunLogs, gather_logs, jobs_of, process_of, write_logs
 
 VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
@@ -152,3 +153,28 @@ def test_logs_are_written_node_by_node(tmp_path: Path) -> None:
         "run.log",
     ]
     assert list(logs[0].lines) == ["[10.0.0.1 worker 7 err] x"]
+
+
+@pytest.mark.parametrize("catches", [0, 1, 2])
+def test_a_task_that_catches_its_cancellation_is_stopped_all_the_same(catches: int) -> None:
+    """As what waits below a library may do: Ctrl-C then would not end `--follow`."""
+    caught = 0
+
+    async def stubborn() -> None:
+        nonlocal caught
+        while True:
+            try:
+                await asyncio.sleep(600)
+            except asyncio.CancelledError:
+                if caught == catches:
+                    raise
+                caught += 1
+
+    async def started_and_stopped() -> bool:
+        task = asyncio.create_task(stubborn())
+        await asyncio.sleep(0)
+        await stop_task(task)
+        return task.cancelled()
+
+    assert asyncio.run(started_and_stopped())
+    assert caught == catches
