@@ -50,3 +50,21 @@ def hide_unknown(logits: Tensor, known: Tensor, *, overlapping: bool) -> Tensor:
     # The logsumexp of the background alone is the background, but for its last bit.
     background = torch.where(hidden.any(1, keepdim=True), background, wide[:, :1])
     return torch.cat((background, shown[:, 1:]), dim=1)
+
+
+def forget_unknown(labels: Tensor, known: Tensor, *, overlapping: bool) -> Tensor:
+    """Labels without what stands in them of structures that are not known in a slice's case: background instead.
+
+    The user may say that nobody is to be believed on a structure that the files of a case show all the same.
+
+    Args:
+        labels: (n, ...) channel indices, the ignored one included, or bit fields; not changed.
+        known: (n, L) bool, as for :func:`hide_unknown`.
+        overlapping: the labels are bit fields.
+    """
+    around = (-1, *[1] * (labels.ndim - 1))
+    if overlapping:
+        bits = (known.long() << torch.arange(known.shape[1], device=known.device)).sum(1)
+        return labels & bits.to(labels.dtype).view(around)
+    told = torch.cat((known, torch.ones_like(known[:, :1])), 1)
+    return labels * told.gather(1, labels.flatten(1).long()).view(labels.shape)

@@ -11,7 +11,7 @@ from torch import Tensor
 from segray.config import LossConfig
 from segray.nets import loss_terms
 from segray.nets.class_weights import weights_of_labels
-from segray.nets.counted_pixels import hide_unknown, leave_out
+from segray.nets.counted_pixels import forget_unknown, hide_unknown, leave_out
 from segray.nets.loss_terms import Scored
 from segray.nets.losses import LossParts, segmentation_loss
 from segray.nets.sigmoid_loss import bits_of, overlapping_loss
@@ -52,6 +52,7 @@ class Objective:
         """
         if known is not None:
             logits = hide_unknown(logits, known, overlapping=self._overlapping)
+            labels = forget_unknown(labels, known, overlapping=self._overlapping)
         if ignored is not None:
             logits, labels = leave_out(logits, labels, ignored)
             if not labels.numel():

@@ -148,6 +148,24 @@ def test_gradient_of_what_is_known_equals_finite_differences(overlapping: bool) 
     assert torch.autograd.gradcheck(lambda x: objective(x, labels[:3, :3, :3], known=known[:3]).total, (inputs,))
 
 
+@pytest.mark.parametrize(("overlapping", "ignores"), [(False, False), (False, True), (True, False)])
+def test_what_files_show_of_an_unknown_structure_counts_as_background(overlapping: bool, ignores: bool) -> None:
+    """Else the loss is infinite: the truth would have the probability 0."""
+    logits, labels = _batch(overlapping)
+    known = torch.ones(logits.shape[:2], dtype=torch.bool)
+    known[1:3, 2] = False
+    cleared = labels.clone()
+    cleared[1:3] = cleared[1:3] & ~4 if overlapping else cleared[1:3] * (cleared[1:3] != 2)
+    if ignores:
+        labels[:, :2], cleared[:, :2] = logits.shape[1], logits.shape[1]
+    assert not torch.equal(cleared, labels)
+    objective = Objective(LossConfig(bce=0.3, lovasz=0.2), overlapping=overlapping)
+    ignored = logits.shape[1] if ignores else None
+    found, expected = (objective(logits, one, known=known, ignored=ignored).total for one in (labels, cleared))
+    assert torch.isfinite(found)
+    torch.testing.assert_close(found, expected)
+
+
 def test_hidden_bf16_logits_become_float32() -> None:
     logits = torch.randn(2, 3, 4, 4).to(torch.bfloat16)
     known = torch.tensor([[True, True, False], [True, True, True]])
