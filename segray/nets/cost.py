@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
+from segray.nets.unet import UNet
+
 GIB = 2**30
 
 LOSS_TENSORS = 3
@@ -62,7 +64,8 @@ def net_cost(
     """The cost of a net; the net itself is not changed and nothing is computed.
 
     Args:
-        net: (n, C, H, W) -> logits, or in training a tuple of them.
+        net: (n, C, H, W) -> logits, or in training a tuple of them. Where it computes activations again
+            (``checkpointing``), memory is what is left then.
         in_channels: C.
         canvas: (H, W) of a slice, or (D, H, W) of a patch.
         batch: slices a training step.
@@ -84,22 +87,55 @@ def net_cost(
 
 def _saved_bytes(net: nn.Module, images: Tensor) -> tuple[int, int]:
     """(bytes that autograd keeps for the backward pass, bytes of all logits); weights are no part of it."""
-    own = {tensor.untyped_storage()._cdata for tensor in net.parameters()}
-    kept: dict[int, int] = {}
-    # Held until the end: a freed storage would give its address to the next one.
-    held: list[Tensor] = []
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            kept[storage._cdata] = storage.nbytes()
-            held.append(tensor)
-        return tensor
-
-    with saved_tensors_hooks(keep, _as_it_is):
+    kept = _Kept(net)
+    if isinstance(net, UNet) and net.checkpointing:
+        net.checkpointing = False
+        for stage in net.stages:
+            stage.register_forward_pre_hook(kept.enter)
+            stage.register_forward_hook(kept.leave)
+    with saved_tensors_hooks(kept.keep, _as_it_is):
         outputs = net(images)
     levels = outputs if isinstance(outputs, tuple) else (outputs,)
-    return sum(kept.values()), sum(4 * level.numel() for level in levels)
+    return kept.bytes, sum(4 * level.numel() for level in levels)
+
+
+class _Kept:
+    """What autograd keeps of a forward pass, each piece of memory once.
+
+    Of a stage that is computed again only its input is kept; while it is, all inside it is there as well, of one stage
+    at a time.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        self._own = {tensor.untyped_storage()._cdata for tensor in net.parameters()}
+        self._sizes: dict[int, int] = {}
+        # Held until the end: a freed storage would give its address to the next one.
+        self._held: list[Tensor] = []
+        self._before: set[int] = set()
+        self._again = 0
+
+    @property
+    def bytes(self) -> int:
+        """All of it, when it is most."""
+        return sum(self._sizes.values()) + self._again
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        """Note a tensor that autograd saves."""
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._own:
+            self._sizes[storage._cdata] = storage.nbytes()
+            self._held.append(tensor)
+        return tensor
+
+    def enter(self, _: nn.Module, inputs: tuple[Tensor]) -> None:
+        """A stage begins that will be computed again."""
+        self.keep(inputs[0])
+        self._before = set(self._sizes)
+
+    def leave(self, *_: object) -> None:
+        """It ends: what it has saved is gone until the backward pass."""
+        inside = [self._sizes.pop(key) for key in self._sizes.keys() - self._before]
+        self._again = max(self._again, sum(inside))
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:

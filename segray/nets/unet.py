@@ -232,6 +232,11 @@ class UNet(nn.Module):
         self.apply(_initialise)
 
     @property
+    def stages(self) -> list[nn.Module]:
+        """What is computed again as a whole where activations are not kept."""
+        return [*self.encoder, *self.decoder]
+
+    @property
     def stride(self) -> int:
         """The sides of an input must be multiples of this: 2 ** (levels - 1)."""
         return int(2 ** (len(self.features) - 1))

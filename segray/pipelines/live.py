@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -52,10 +53,20 @@ def holds_shards(folder: str) -> bool:
 
 
 def data_folder(config: Config) -> str:
-    """Where the manifest of a training lies: its shards, or the plan in its run folder."""
+    """Where the manifest of a training lies: its shards, or the plan in its run folder, or in that of all folds."""
     shards = str(config.train.shards)
+    if holds_shards(shards):
+        return shards
     plan = RunFolder(str(config.train.run)).file(LIVE)
-    return plan if not holds_shards(shards) and holds_shards(plan) else shards
+    return plan if holds_shards(plan) else plan_of_all_folds(config) or shards
+
+
+def plan_of_all_folds(config: Config) -> str | None:
+    """The plan that a cross-validation on files has made for its folds, of which this is one; None where none has."""
+    if config.train.fold is None:
+        return None
+    plan = RunFolder(posixpath.dirname(str(config.train.run))).file(LIVE)
+    return plan if holds_shards(plan) else None
 
 
 def hide_names(config: Config) -> None:

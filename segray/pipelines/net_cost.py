@@ -19,6 +19,7 @@ def training_cost(config: Config, manifest: Manifest, *, on_gpu: bool, batch: in
     if config.train.precision != "auto":
         precision = config.train.precision
     net = build_net(config.net, manifest.in_channels, manifest.label_map.channels)
+    net.checkpointing = config.train.checkpointing
     return net_cost(
         net,
         net.in_channels,

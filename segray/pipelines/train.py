@@ -26,7 +26,7 @@ from segray.pipelines.cluster_doctor import preflight_notes
 from segray.pipelines.failures import words_of_ray
 from segray.pipelines.folds import train_folds, training_manifest
 from segray.pipelines.idle_settings import idle_settings
-from segray.pipelines.live import Planner, find_cases, plan_cases
+from segray.pipelines.live import Planner, find_cases, plan_cases, plan_of_all_folds
 from segray.pipelines.net_cost import patch_of, training_cost
 from segray.pipelines.run_folder import BUNDLE, CHECKPOINTS, CONFIG, FAILURES, METRICS, RunFolder
 from segray.pipelines.runtime import KEEP_MEMORY, WorkerShape, ray_session, shape_of
@@ -106,7 +106,7 @@ def train(
     config = privacy.with_privacy(_with_absolute_paths(config, run), run.path)
     if config.train.folds and config.train.fold is None:
         return _cross_validate(config, run, bool(resume), stop_after, watcher, planner, say)
-    found = None if resume else find_cases(config)
+    found = None if resume or plan_of_all_folds(config) else find_cases(config)
     start: Start | None = None
     if not resume:
         run.refuse_second()
@@ -155,8 +155,10 @@ def _cross_validate(
         run.refuse_second()
         # Read back from config.yaml, all settings of the net are named: they have to be those of the weights.
         config = with_net_of_start(config)[0]
-        if find_cases(config) is None:
-            check_config(config)
+        run.name_run()
+    found = None if resumed else find_cases(config)
+    if not resumed and found is None:
+        check_config(config)
 
     def one(config: Config, fold: int, watcher: Watcher | None) -> TrainSummary:
         mine = RunFolder(str(config.train.run))
@@ -165,14 +167,18 @@ def _cross_validate(
         # What is said of the net is the same for all folds.
         told = say if fold == 0 else None
         resume = mine.path if mine.exists else None
-        return train(config, resume=resume, stop_after=stop_after, watcher=watcher, planner=planner, say=told)
+        return train(config, resume=resume, stop_after=stop_after, watcher=watcher, say=told)
 
     with ray_session(config.ray):
         for sentence in preflight_notes(config, run.path, meets=config.train.most_workers > 1):
             if say is not None:
                 say(sentence)
+        if found is not None:
+            plan_cases(found, config, run, planner or Planner())
+            check_config(config)
         if not resumed:
-            config, found_size = _batch_of_all_folds(config)
+            # Folds are compared, so none has a batch size of its own.
+            config, found_size = with_batch_size(config, shape_of(config.train))
             if say is not None and found_size:
                 say(*found_size)
         folds = train_folds(config, run, one, watcher)
@@ -183,19 +189,9 @@ def _cross_validate(
         max(fold.epochs for fold in folds),
         max(fold.best_epoch for fold in folds),
         sum(known) / len(known) if known else None,
-        sorted({failure for fold in folds for failure in fold.failed}),
+        sorted({failure for failed in (failures_of(run), *(fold.failed for fold in folds)) for failure in failed}),
         folds,
     )
-
-
-def _batch_of_all_folds(config: Config) -> tuple[Config, list[str]]:
-    """Folds are compared, so none has a batch size of its own."""
-    if config.train.batch_size == "auto" and find_cases(config) is not None:
-        raise UsageError(
-            "A cross-validation straight on files cannot find its batch size.",
-            mend="Name train.batch_size, or ingest the cases first.",
-        )
-    return with_batch_size(config, shape_of(config.train))
 
 
 def summarise(run: RunFolder) -> TrainSummary:
@@ -207,8 +203,13 @@ def summarise(run: RunFolder) -> TrainSummary:
             f"The training in {run.path} ended before its first epoch.", mend=f"See {run.file('run.log')}."
         )
     best = history["best"]
-    failed = [(row["case_id"], row["reason"]) for row in run.rows(FAILURES)]
-    return TrainSummary(run.path, run.file(BUNDLE), int(rows[-1]["epoch"]), int(best["epoch"]), best["dice"], failed)
+    epochs = int(rows[-1]["epoch"]), int(best["epoch"])
+    return TrainSummary(run.path, run.file(BUNDLE), *epochs, best["dice"], failures_of(run))
+
+
+def failures_of(run: RunFolder) -> list[Failure]:
+    """The cases that a training on their files went without."""
+    return [(row["case_id"], row["reason"]) for row in run.rows(FAILURES)]
 
 
 def _resumed(told: Config, run: RunFolder) -> Config:
@@ -303,6 +304,23 @@ def _fit_and_note(config: Config, run: RunFolder, shape: WorkerShape, stop_after
 def _fit(config: Config, run: RunFolder, shape: WorkerShape, stop_after: int) -> None:
     if config.train.elastic:
         os.environ.setdefault(*GROUP_TIMEOUT_S)
+    while True:
+        spared = run.history().get("spared")
+        reason = _fit_once(config, run, shape, stop_after)
+        fatal = run.history().get("fatal")
+        if fatal or not reason or run.history().get("spared") == spared:
+            break
+        # Each time less memory is needed, to an end: that is no failure of a worker, of which there may be too many.
+        run.log("The workers begin again from the last checkpoint, with less memory.", "warning")
+    if fatal or reason:
+        raise SegrayError(
+            f"The training stopped: {fatal or reason}",
+            mend=f"See {run.file('run.log')}; go on by `segray train --resume {run.path}`.",
+        )
+
+
+def _fit_once(config: Config, run: RunFolder, shape: WorkerShape, stop_after: int) -> str:
+    """Train with workers that are replaced ``train.max_failures`` times; why it ended before its end, or ""."""
     resources = {"CPU": shape.cpus} | ({"GPU": shape.gpus} if shape.gpus else {})
     trainer = TorchTrainer(
         train_worker,
@@ -326,18 +344,12 @@ def _fit(config: Config, run: RunFolder, shape: WorkerShape, stop_after: int) ->
             worker_runtime_env={"env_vars": KEEP_MEMORY},
         ),
     )
-    reason = ""
     try:
         trainer.fit()
-    except Exception as error:  # what Ray wraps is told below in one sentence; the details are in run.log
-        reason = words_of_ray(error)
+    except Exception as error:  # what Ray wraps is told in one sentence; the details are in run.log
         run.log(f"failed: {error!r}", "error")
-    reason = run.history().get("fatal") or reason
-    if reason:
-        raise SegrayError(
-            f"The training stopped: {reason}",
-            mend=f"See {run.file('run.log')}; go on by `segray train --resume {run.path}`.",
-        )
+        return words_of_ray(error)
+    return ""
 
 
 class _Watch:

@@ -36,3 +36,18 @@ def test_a_net_is_left_as_it_is_and_memory_grows_with_the_batch(options: dict[st
     assert not net.training
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
     assert "16 x 16" in str(one)
+
+
+def test_what_is_computed_again_counts_of_one_stage_at_a_time() -> None:
+    """Two levels of one channel on 4 x 4, counted by hand: floats of 16 pixels take 64 bytes."""
+    options = {"features": [1, 1], "norm": "none", "activation": "relu", "upsampling": "bilinear"}
+    net = build_net(NetConfig.model_validate(options), 1, 2)
+    apart = []
+    for net.checkpointing in (False, True):
+        cost = net_cost(net, 1, (4, 4), batch=1)
+        apart.append(cost.training_bytes - 16 * cost.parameters - 3 * 4 * 2 * 16)
+    # The image, where the pool found what, its output, the output of the lower stage, both channels that are joined.
+    always = 64 + 32 + 16 + 16 + 128
+    ends, first_outputs, below = 64 + 64, 64 + 64, 16
+    assert apart == [always + ends + first_outputs + below, always + ends + (64 + 64)]
+    assert net.checkpointing

@@ -11,7 +11,8 @@ from segray.errors import UsageError
 from segray.phantoms import make_phantoms
 from segray.pipelines.batch_size import STEPS_AN_EPOCH, largest_batch
 from segray.pipelines.feed import items_of_epoch
-from segray.pipelines.ingest import ingest
+from segray.pipelines.ingest import IngestSummary, ingest
+from segray.pipelines.live import Planner
 from segray.pipelines.run_folder import RunFolder
 from segray.pipelines.runtime import WorkerShape, shape_of
 from segray.pipelines.train import train
@@ -70,7 +71,17 @@ def test_workers_leave_cpus_to_read_with() -> None:
     assert shape_of(load_config(None, ["train.cpus_per_worker=3.5"]).train).cpus == 3.5
 
 
-def test_folds_on_files_name_theirs(scans: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot find its batch size") as caught:
-        train(_config(scans, tmp_path / "run", "train.folds=2"))
-    assert "train.batch_size" in str(caught.value.mend)
+def test_folds_on_files_are_planned_once_and_share_a_batch_size(tmp_path: Path) -> None:
+    make_phantoms(str(tmp_path / "scans"), cases=4, seed=3)
+    planned: list[IngestSummary] = []
+    run = tmp_path / "run"
+    summary = train(_config(tmp_path / "scans", run, "train.folds=2"), planner=Planner(planned=planned.append))
+    (plan,) = planned
+    assert summary.failed
+    assert summary.failed == sorted(plan.failed)
+    assert (run / "live" / "manifest.json").exists()
+    kept = [load_config(str(run / f"fold_{fold}" / "config.yaml"), []).train for fold in (0, 1)]
+    assert kept[0].batch_size == kept[1].batch_size == load_config(str(run / "config.yaml"), []).train.batch_size
+    for fold in (0, 1):
+        assert not (run / f"fold_{fold}" / "live").exists()
+        assert RunFolder(str(run / f"fold_{fold}")).history()["state"] == "finished"
