@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from segray.case import LabelMap
@@ -15,6 +17,13 @@ from segray.engine.probabilities import probabilities
 from segray.engine.thresholds import least_probabilities, score_cuts, weighing
 from segray.grid import Placement
 from segray.resample import Meaning, Weighing, scores_to_bits, scores_to_labels, scores_to_shares
+
+FEW_LABELS = 16
+"""Up to so many a running maximum over planes is faster on a CPU. Measured at 512x512, one thread, torch's maximum
+against it: 2 labels 3.2 and 0.4 ms, 6 labels 8.1 and 2.6, 16 labels 17 and 12, 32 labels 25 and 31."""
+
+BAND_PIXELS = 2**16
+"""Pixels whose planes are looked at together, while the cache holds them."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +98,38 @@ class ScoreReading:
 
 def best_labels(scores: Tensor, weighing: Weighing | None = None) -> Tensor:
     """(n, L, ...) scores to the (n, ...) index of the largest, weighed: uint8, or int16 for more than 256 labels."""
+    if weighing is None and scores.device.type == "cpu" and 1 < scores.shape[1] <= FEW_LABELS:
+        return _best_of_few(scores.float())
     # In channels_last the scores of a pixel are neighbours: a maximum over the last axis reads memory in order.
     last = scores.movedim(1, -1)
     if weighing is not None:
         last = weighing.weighed(last)
     return last.max(-1).indices.to(torch.uint8 if scores.shape[1] <= 256 else torch.int16)
+
+
+def _best_of_few(scores: Tensor) -> Tensor:
+    """A running maximum over planes in numpy, a third of the time of torch's maximum over an axis of so few."""
+    count, _, rows = scores.shape[:3]
+    found = torch.zeros(count, *scores.shape[2:], dtype=torch.uint8)
+    step = max(BAND_PIXELS * count * rows // max(found.numel(), 1), 1)
+    for image, best in zip(scores.numpy(), found.numpy(), strict=True):
+        for start in range(0, rows, step):
+            # A plane of neighbours in memory: the scores of a pixel lie beside each other in channels_last.
+            band = np.ascontiguousarray(image[:, start : start + step])
+            _raise_winners(band, best[start : start + step])
+    return found
+
+
+def _raise_winners(planes: NDArray[np.float32], winners: NDArray[np.uint8]) -> None:
+    """Put the lowest index of the largest of (L, ...) planes into ``winners``, which are 0."""
+    highest, higher = planes[0].copy(), np.empty(winners.shape, np.bool_)
+    marks = higher.view(np.uint8)
+    for number, plane in enumerate(planes[1:], start=1):
+        np.greater(plane, highest, out=higher)
+        # The index only rises, so the maximum does what a masked assignment would.
+        np.multiply(marks, np.uint8(number), out=marks)
+        np.maximum(winners, marks, out=winners)
+        np.maximum(highest, plane, out=highest)
 
 
 def there(scores: Tensor, cuts: Sequence[float | None], above: float) -> Tensor:

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from segray.case import LabelMap, voxel_statistics
 from segray.config import NetConfig, PredictConfig
+from segray.engine import scores as scores_module
 from segray.engine.placed_case import place_case
 from segray.engine.predictor import Predictor, choose_device
 from segray.engine.scores import labels_of_scores
@@ -137,9 +138,13 @@ def test_many_structures_make_uint16(tmp_path: Path) -> None:
     assert found.max() > 255
 
 
-@pytest.mark.parametrize("channels", [3, 40, 300])
+@pytest.mark.parametrize("channels", [1, 2, 3, 16, 17, 40, 300])
 @pytest.mark.parametrize("resampled", [(12, 10), (6, 5)])
-def test_labels_of_scores_equal_the_running_maximum(channels: int, resampled: tuple[int, int]) -> None:
+@pytest.mark.parametrize("band", [30, 2**16])
+def test_labels_of_scores_equal_the_running_maximum(
+    channels: int, resampled: tuple[int, int], band: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scores_module, "BAND_PIXELS", band)
     placement = Placement((12, 10), resampled, (16, 16), (1, 2))
     scores = torch.randn(2, channels, 16, 16).bfloat16().contiguous(memory_format=torch.channels_last)
     assert torch.equal(labels_of_scores(scores, placement), scores_to_labels(scores, placement))
