@@ -134,10 +134,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     first, every = (int(number) for number in share.split("/"))
     long = {item: item.path for item in items if item.get_closest_marker("long")}
-    chosen = set(sorted(set(long.values()))[first::every])
+    on_hosts = {item.path for item in long if item.get_closest_marker("cluster")}
+    chosen = {*_shared_out(on_hosts, first, every), *_shared_out({*long.values()} - on_hosts, first, every)}
     left = [item for item in items if item in long and long[item] not in chosen]
     config.hook.pytest_deselected(items=left)
     items[:] = [item for item in items if item not in left]
+
+
+def _shared_out(modules: set[Path], first: int, every: int) -> list[Path]:
+    """Each `every`-th module from the `first` on; where there are fewer one of them, so that no share goes without."""
+    return sorted(modules)[first % max(min(every, len(modules)), 1) :: every]
 
 
 def _allowed_reasons() -> set[str]:

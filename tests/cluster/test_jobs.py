@@ -16,7 +16,7 @@ import pytest
 
 from tests.cluster.hosts import CASES, DASHBOARD, NAME, NET, STATE, VENV, Hosts, wait_for
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 DOCTOR = """
 import json, sys

@@ -28,6 +28,7 @@ SETTINGS = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.usefixtures("embedded_ray")
 def test_no_batch_of_an_update_is_lost_where_memory_runs_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

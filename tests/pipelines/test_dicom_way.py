@@ -19,7 +19,7 @@ from segray.pipelines.predict import predict
 from segray.pipelines.verify import verify_on_ray
 from tests.formats.made_dicoms import SPACING, START, save_seg, save_series
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]
+pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]
 
 SHAPE = (8, 32, 40)
 """(slice, row, column)."""

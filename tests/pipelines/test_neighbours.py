@@ -23,7 +23,7 @@ from segray.pipelines.train import train
 from segray.shards.index import load_index
 from segray.shards.manifest import load_manifest
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]
+pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]
 
 SETTINGS = (
     "net.features=[8,16]",
@@ -70,7 +70,6 @@ def test_the_masks_have_the_dice_of_the_validation(folder: Path) -> None:
     assert bundle.weights["encoder.0.0.conv.weight"].shape[1] == 3
 
 
-@pytest.mark.long
 def test_cases_without_ingest_teach_the_same(folder: Path) -> None:
     more = ("train.epochs=1", "ingest.rows_per_group=500", "optim.lr=0.001")
     ingest(str(folder / "scans"), str(folder / "whole"), load_config(None, [*SETTINGS, *more]))

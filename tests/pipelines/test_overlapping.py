@@ -23,7 +23,7 @@ from segray.shards.index import load_index
 from segray.shards.manifest import load_manifest
 from segray.shards.reader import read_case_volume
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]
+pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]
 
 SETTINGS = (
     "ingest.overlap=keep",

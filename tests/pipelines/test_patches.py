@@ -19,7 +19,7 @@ from segray.pipelines.ingest import ingest
 from segray.pipelines.predict import predict
 from segray.pipelines.train import train
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]
+pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]
 
 SETTINGS = (
     "net.features=[8,16]",
@@ -68,7 +68,6 @@ def test_the_masks_have_the_dice_of_the_validation(folder: Path) -> None:
     assert json.loads((folder / "run" / "history.json").read_text())["net"]["depth"] == 8
 
 
-@pytest.mark.long
 def test_cases_without_ingest_teach_the_same(folder: Path) -> None:
     """The order of the patches differs, and so nothing that depends on it is left in: one step, whole slices."""
     more = ("train.epochs=1", "train.batch_size=64", "net.patch=[16,0,0]", "augment.enabled=false", "optim.name=sgd")
@@ -79,7 +78,6 @@ def test_cases_without_ingest_teach_the_same(folder: Path) -> None:
         torch.testing.assert_close(value, two[name], atol=1e-5, rtol=1e-3, msg=name)
 
 
-@pytest.mark.long
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(folder: Path) -> None:
     more = ("train.epochs=2", "optim.lr=0.001")
     train(_settings(folder / "shards", folder / "whole_run", *more))
@@ -92,7 +90,6 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(folder: Path) -> None:
     assert losses[0] == losses[1]
 
 
-@pytest.mark.long
 def test_two_workers_share_the_patches(folder: Path) -> None:
     more = ("train.epochs=1", "train.workers=2", "train.cpus_per_worker=0.8", "net.patch=[16,0,0]")
     summary = train(_settings(folder / "shards", folder / "two", *more))

@@ -5,24 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import threading
-import time
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tiny_sweep import RATES, SETTINGS, ConfigOf, shards_of_phantoms, sweep_config
 from train_here import train_here
 
-from segray.config import Config, load_config
+from segray.config import load_config
 from segray.errors import SegrayError, UsageError
 from segray.nets.bundle import load_bundle
-from segray.phantoms import make_phantoms
-from segray.pipelines.ingest import ingest
 from segray.pipelines.sweep import room_of
 from segray.pipelines.sweep_folder import SweepFolder
 from segray.pipelines.sweep_view import SweepReader
@@ -30,26 +23,6 @@ from segray.pipelines.tune import SweepSummary, dry_run, tune
 from segray.shards.manifest import load_manifest
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]
-
-SETTINGS = (
-    "net.features=[4,8]",
-    "train.batch_size=8",
-    "train.epochs=2",
-    "train.trackers=[]",
-    "train.cpus_per_worker=1",
-    "optim.warmup_steps=0",
-    "ingest.split.validation=0.3",
-    "ingest.grid.spacing=[9,9]",
-    "ingest.structures=[liver,body]",
-    "tune.trials=4",
-    "tune.sampler=random",
-    "tune.pruner=none",
-)
-
-RATES = """
-def space(trial):
-    return {"optim.lr": trial.suggest_float("optim.lr", 1e-4, 1e-2, log=True)}
-"""
 
 BROKEN_AT_TIMES = """
 def space(trial):
@@ -60,20 +33,12 @@ def space(trial):
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory, embedded_ray: None) -> Path:
-    folder = tmp_path_factory.mktemp("tune")
-    make_phantoms(str(folder / "scans"), cases=3, seed=3, broken=False)
-    ingest(str(folder / "scans"), str(folder / "shards"), load_config(None, list(SETTINGS)))
-    return folder / "shards"
+    return shards_of_phantoms(tmp_path_factory.mktemp("tune"))
 
 
 @pytest.fixture
-def config_of(shards: Path, tmp_path: Path) -> Any:
-    def make(space: str, *more: str) -> Config:
-        (tmp_path / "space.py").write_text(space)
-        places = (f"train.shards={shards}", f"tune.run={tmp_path / 'sweep'}", f"tune.space={tmp_path / 'space.py'}")
-        return load_config(None, [*SETTINGS, *places, *more])
-
-    return make
+def config_of(shards: Path, tmp_path: Path) -> ConfigOf:
+    return partial(sweep_config, shards, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +119,7 @@ def test_a_second_sweep_in_the_folder_is_refused(swept: SweepSummary) -> None:
         tune(config, resume=swept.run)
 
 
+@pytest.mark.long
 def test_more_trials_go_on_with_what_is_known(swept: SweepSummary) -> None:
     before = [(one.number, one.values) for one in swept.records]
     again = tune(load_config(), resume=swept.run, trials=5)
@@ -163,7 +129,8 @@ def test_more_trials_go_on_with_what_is_known(swept: SweepSummary) -> None:
     assert len(set(rates)) == 5
 
 
-def test_a_sweep_learns_from_an_earlier_one(swept: SweepSummary, config_of: Any) -> None:
+@pytest.mark.long
+def test_a_sweep_learns_from_an_earlier_one(swept: SweepSummary, config_of: ConfigOf) -> None:
     said: list[str] = []
     more = (f"tune.earlier=[{swept.run}]", "tune.trials=1", "train.epochs=1", "tune.sampler=tpe")
     summary = tune(config_of(RATES, *more), say=said.append)
@@ -173,7 +140,7 @@ def test_a_sweep_learns_from_an_earlier_one(swept: SweepSummary, config_of: Any)
     assert "These are your own settings" in summary.answer
 
 
-def test_failed_trials_are_rows_with_a_reason(config_of: Any) -> None:
+def test_failed_trials_are_rows_with_a_reason(config_of: ConfigOf) -> None:
     summary = tune(config_of(BROKEN_AT_TIMES, "tune.sampler=grid", "tune.defaults_first=false"))
     states = {one.settings["net.features"][0]: one.state for one in summary.records}
     assert states == {4: "finished", 6: "failed"}
@@ -183,7 +150,8 @@ def test_failed_trials_are_rows_with_a_reason(config_of: Any) -> None:
     assert rows["failed"]["reason"] == failed.reason
 
 
-def test_shards_that_go_away_stop_a_sweep_that_then_goes_on(config_of: Any, shards: Path, tmp_path: Path) -> None:
+@pytest.mark.long
+def test_shards_that_go_away_stop_a_sweep_that_then_goes_on(config_of: ConfigOf, shards: Path, tmp_path: Path) -> None:
     moved = tmp_path / "shards"
     shutil.copytree(shards, moved)
     config = config_of(RATES, f"train.shards={moved}", "tune.trials=5", "train.epochs=1", "tune.concurrent=1")
@@ -195,7 +163,8 @@ def test_shards_that_go_away_stop_a_sweep_that_then_goes_on(config_of: Any, shar
     assert summary.failed == []
 
 
-def test_a_grid_is_tried_once(config_of: Any) -> None:
+@pytest.mark.long
+def test_a_grid_is_tried_once(config_of: ConfigOf) -> None:
     space = """
 def space(trial):
     return {"optim.lr": trial.suggest_categorical("optim.lr", [0.001, 0.01])}
@@ -205,7 +174,7 @@ def space(trial):
 
 
 @pytest.mark.long
-def test_poor_trials_end_early(config_of: Any) -> None:
+def test_poor_trials_end_early(config_of: ConfigOf) -> None:
     space = """
 def space(trial):
     return {"optim.lr": trial.suggest_categorical("optim.lr", [0.01, 1e-9])}
@@ -222,7 +191,7 @@ def space(trial):
 
 
 @pytest.mark.long
-def test_several_objectives_keep_a_front(config_of: Any) -> None:
+def test_several_objectives_keep_a_front(config_of: ConfigOf) -> None:
     space = """
 def space(trial):
     width = trial.suggest_categorical("width", [2, 8])
@@ -236,7 +205,7 @@ def space(trial):
     assert summary.best in summary.front
 
 
-def test_a_space_is_checked_before_anything_is_written(config_of: Any, tmp_path: Path) -> None:
+def test_a_space_is_checked_before_anything_is_written(config_of: ConfigOf, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"optim\.l_r.*Did you mean optim\.lr"):
         tune(config_of('def space(trial):\n    return {"optim.l_r": trial.suggest_float("x", 0, 1)}\n'))
     deep = 'def space(trial):\n    return {"net.features": [4] * trial.suggest_int("levels", 2, 7)}\n'
@@ -245,13 +214,14 @@ def test_a_space_is_checked_before_anything_is_written(config_of: Any, tmp_path:
     assert not (tmp_path / "sweep").exists()
 
 
-def test_examples_are_printed_and_nothing_is_trained(config_of: Any, tmp_path: Path) -> None:
+def test_examples_are_printed_and_nothing_is_trained(config_of: ConfigOf, tmp_path: Path) -> None:
     draws = dry_run(config_of(RATES), 5)
     assert len({draw["optim.lr"] for draw in draws}) == 5
     assert not (tmp_path / "sweep").exists()
 
 
-def test_a_bundle_is_tuned_without_training(swept: SweepSummary, config_of: Any, shards: Path) -> None:
+@pytest.mark.long
+def test_a_bundle_is_tuned_without_training(swept: SweepSummary, config_of: ConfigOf, shards: Path) -> None:
     space = """
 def space(trial):
     smallest = trial.suggest_categorical("smallest", [0.0, 1e6])
@@ -275,89 +245,7 @@ def space(trial):
 
 
 @pytest.mark.long
-def test_a_killed_driver_loses_no_trial(config_of: Any, tmp_path: Path) -> None:
-    """Twice with SIGKILL, in the middle of a trial; then to its end."""
-    config_of(RATES)
-    sweep = tmp_path / "sweep"
-    places = [f"train.shards={config_of(RATES).train.shards}", "tune.trials=5", "train.epochs=4", "ray.cpus=2"]
-    sets = [word for setting in (*SETTINGS, *places) for word in ("--set", setting)]
-    program = str(Path(sys.executable).with_name("segray"))
-    begin = [program, "tune", "--space", str(tmp_path / "space.py"), "--run", str(sweep), *sets]
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    kept: list[tuple[int, Any]] = []
-    for command, wanted in ((begin, 1), ([program, "tune", "--resume", str(sweep), *sets[-2:]], 3)):
-        driver = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
-        _wait_for(sweep, wanted)
-        os.kill(driver.pid, signal.SIGKILL)
-        driver.wait(30)
-        found = _finished(sweep)
-        assert set(kept) <= set(found)  # two trials at a time: a lower number may finish later
-        kept = found
-    summary = tune(load_config(), resume=str(sweep))
-    finished = [(one.number, one.values) for one in summary.records if one.state == "finished"]
-    assert [one.number for one in summary.records] == list(range(5)), "a trial was counted twice"
-    assert len(finished) == 5, [(one.number, one.state, one.reason) for one in summary.records]
-    assert {number: value for number, value in finished if (number, value) in kept} == dict(kept)
-    for one in summary.records:
-        assert [epoch for epoch, _ in one.curve] == [1, 2, 3, 4], one.number
-
-
-def _finished(sweep: Path) -> list[tuple[int, Any]]:
-    from segray.tuning.study import read_trials
-
-    trials = read_trials(load_config(sweep / "config.yaml").tune, str(sweep), SweepFolder(str(sweep)).run_id)
-    return [(one.number, tuple(one.values)) for one in trials if one.state.is_finished()]
-
-
-def _wait_for(sweep: Path, trials: int) -> None:
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
-        if (sweep / "study.journal").exists() and (sweep / "trials.csv").exists() and len(_finished(sweep)) >= trials:
-            return
-        time.sleep(0.1)
-    raise AssertionError("the sweep does not get on")
-
-
-@pytest.mark.long
-def test_a_killed_trial_goes_on_from_its_checkpoint(config_of: Any, tmp_path: Path) -> None:
-    killed: list[int] = []
-
-    def kill() -> None:
-        trial = tmp_path / "sweep" / "trials" / "00000"
-        end = time.monotonic() + 120
-        while time.monotonic() < end and not killed:
-            time.sleep(0.05)
-            table = trial / "metrics.csv"
-            if table.exists() and len(table.read_text().splitlines()) >= 3:
-                pid = json.loads((trial / "history.json").read_text())["workers"][0]["pid"]
-                os.kill(pid, signal.SIGKILL)
-                killed.append(pid)
-
-    thread = threading.Thread(target=kill)
-    thread.start()
-    summary = tune(config_of(RATES, "tune.trials=1", "train.epochs=12"))
-    thread.join()
-    (record,) = summary.records
-    assert killed
-    assert record.state == "finished"
-    assert [epoch for epoch, _ in record.curve] == list(range(1, 13))
-    starts = json.loads((Path(record.run) / "history.json").read_text())["starts"]
-    assert len(starts) == 2
-    assert starts[1]["after_epoch"] >= 1
-
-
-@pytest.mark.long
-def test_a_trial_may_have_several_workers(config_of: Any) -> None:
-    more = ("train.workers=2", "train.cpus_per_worker=0.5", "tune.trials=1", "train.epochs=3")
-    summary = tune(config_of(RATES, *more))
-    assert [one.state for one in summary.records] == ["finished"]
-    for one in summary.records:
-        history = json.loads((Path(one.run) / "history.json").read_text())
-        assert {worker["rank"] for worker in history["workers"]} == {0, 1}
-        assert [epoch for epoch, _ in one.curve] == [1, 2, 3]
-
-
-def test_trials_start_from_the_weights_of_another(swept: SweepSummary, config_of: Any) -> None:
+def test_trials_start_from_the_weights_of_another(swept: SweepSummary, config_of: ConfigOf) -> None:
     still = RATES.replace("1e-4, 1e-2", "1e-13, 1e-12")
     assert swept.best is not None
     assert swept.best.values is not None

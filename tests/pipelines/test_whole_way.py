@@ -116,6 +116,7 @@ def test_a_used_run_folder_is_refused(run: Path, shards: Path, config: Config) -
         train(_train_config(config, shards, run))
 
 
+@pytest.mark.long
 def test_a_resumed_run_ends_as_the_undisturbed_one(run: Path, shards: Path, config: Config) -> None:
     """Stop after epoch 2 of 3 and go on: the weights are those of three epochs in one go."""
     halted = run.parent / "halted"
