@@ -155,10 +155,11 @@ def _cross_validate(
         run.refuse_second()
         # Read back from config.yaml, all settings of the net are named: they have to be those of the weights.
         config = with_net_of_start(config)[0]
-        run.name_run()
     found = None if resumed else find_cases(config)
-    if not resumed and found is None:
-        check_config(config)
+    if not resumed:
+        if found is None:
+            check_config(config)
+        run.name_run()
 
     def one(config: Config, fold: int, watcher: Watcher | None) -> TrainSummary:
         mine = RunFolder(str(config.train.run))
