@@ -9,7 +9,11 @@ fewer. Mirrors help where the training mirrored along the same axis (augment.fli
 
 Cost: a trial predicts all validation cases once; an axis in `predict.mirror` doubles its time.
 
-Found here: not measured yet.
+Found here: on a 2D net of hippocampi (benchmarks/quality/sweep_hippocampus.py, widths 16 to 128, ten epochs without
+mirrors; 40 trials in 7 minutes of two cores) nothing was better than the defaults by more than a hair (0.8557 against
+0.8556), and on 36 cases that took no part in the search nothing at all (0.8634 both). Mirrors that the training had not
+seen made validation Dice 0.55 (x), 0.46 (y) and 0.00 (both); a largest component and holes that are filled changed less
+than 0.001; smallest_ml took structures away that are no larger themselves (0.22 from 1.8 ml on).
 """
 
 from __future__ import annotations

@@ -112,6 +112,12 @@ class AugmentConfig(Section):
             )
         return self
 
+    @property
+    def mirrored(self) -> list[str]:
+        """The axes (x, y, z) along which a training sees mirror images."""
+        flips = {"x": self.flip_x, "y": self.flip_y, "z": self.flip_z}
+        return [axis for axis, share in flips.items() if self.enabled and share > 0]
+
 
 class OptimConfig(Section):
     """Optimiser and schedule."""

@@ -43,7 +43,7 @@ class Bundle:
         plane: the slicing direction.
         metrics: numbers of the training run, such as the mean Dice of the best epoch.
         split: case ids by ``train``, ``validation``, ``test``.
-        provenance: where it comes from: run, shards, date.
+        provenance: where it comes from: shards, seed, seconds; ``mirrored``: axes of the mirror images it learnt from.
         version: the segray that wrote it.
         channels: names of the input channels; () for one without a name.
         bundle_id: short SHA-256 of weights and description; empty before it is saved.

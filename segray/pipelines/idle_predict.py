@@ -1,4 +1,4 @@
-"""Settings that change nothing in a prediction: said before it, so that nobody believes to have measured them."""
+"""Settings that change nothing in a prediction, or do harm: said before it, so that nobody finds out afterwards."""
 
 from __future__ import annotations
 
@@ -16,6 +16,25 @@ def idle_predict(settings: PredictConfig, bundles: Sequence[Bundle]) -> list[str
 def without_windows(settings: PredictConfig, bundles: Sequence[Bundle]) -> bool:
     """Whether nothing can overlap, however large a slice is: no net sees patches, and windows are forbidden."""
     return settings.window == (0, 0) and _slices_alone(bundles)
+
+
+def unlearnt_mirrors(settings: PredictConfig, bundles: Sequence[Bundle]) -> list[str]:
+    """A sentence where nets look at mirror images that their training had none of, as far as the bundles tell."""
+    unseen = []
+    for axis in settings.mirror:
+        for bundle in bundles:
+            learnt = bundle.provenance.get("mirrored")
+            looks = axis != "z" or bundle.net.patch is not None or bundle.net.neighbours > 0
+            if isinstance(learnt, list) and axis not in learnt and looks:
+                unseen.append(axis)
+                break
+    if not unseen:
+        return []
+    flips = " and ".join(f"augment.flip_{axis}" for axis in unseen)
+    return [
+        f"predict.mirror: the training saw no mirror images along {' and '.join(unseen)} ({flips}); unless the anatomy "
+        "is symmetric the masks get much worse."
+    ]
 
 
 def _slices_alone(bundles: Sequence[Bundle]) -> bool:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import ray
@@ -33,7 +34,7 @@ from segray.pipelines.earlier_files import EarlierFiles
 from segray.pipelines.ensemble import Ensemble, load_ensemble
 from segray.pipelines.failures import stopped
 from segray.pipelines.headers import Planned, read_headers
-from segray.pipelines.idle_predict import idle_predict, without_windows
+from segray.pipelines.idle_predict import idle_predict, unlearnt_mirrors, without_windows
 from segray.pipelines.ledger import Ledger, to_line
 from segray.pipelines.lone_cases import TRIES, LoneCase, allow_losses, predict_lost
 from segray.pipelines.pace import paced_context
@@ -124,7 +125,8 @@ def predict(
             claim.beat = ledger.tick
             beside = _note_problems(problems, {case.case_id for case in cases}, ledger, watch)
             todo = find_todo(cases, ledger, folder, config.predict, ensemble.first.label_map)
-            for note in [*idle_predict(config.predict, ensemble.bundles), *beside, *todo.notes]:
+            doubts = [check(config.predict, ensemble.bundles) for check in (idle_predict, unlearnt_mirrors)]
+            for note in [*chain(*doubts), *beside, *todo.notes]:
                 watch.say(note)
             with patient(), ray_session(config.ray) if todo.cases else nullcontext():
                 new = _work(todo.cases, ensemble, folder, config, ledger, claim, watch)

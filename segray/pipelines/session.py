@@ -533,6 +533,11 @@ class Session:
             channels=self.manifest.channels,
             metrics={"validation_dice": best, "epoch": self.position.epoch},
             split={name: self.index.cases(name) for name in ("train", "validation", "test")},
-            provenance={"shards": self.config.train.shards, "seed": self.config.seed, "seconds": row["seconds"]},
+            provenance={
+                "shards": self.config.train.shards,
+                "seed": self.config.seed,
+                "seconds": row["seconds"],
+                "mirrored": self.config.augment.mirrored,
+            },
         )
         self.run.write_history(best={"epoch": self.position.epoch, "dice": best})
