@@ -6,7 +6,8 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,12 @@ def machine_facts() -> dict[str, Any]:
         "versions": {name: _version(name) for name in PACKAGES},
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
+
+
+def begin_again_with(variables: Mapping[str, str]) -> None:
+    """Start this script anew with variables that libraries read when they are loaded; at once where it has them."""
+    if any(name not in os.environ for name in variables):
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**variables, **os.environ})
 
 
 def settings_facts(config: Path, settings: Sequence[str] = ()) -> dict[str, Any]:

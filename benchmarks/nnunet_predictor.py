@@ -36,7 +36,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import write_result
+from machine import begin_again_with, write_result
 from numpy.typing import NDArray
 from predict_end_to_end import SPACING, WINDOW, seconds, with_segray, write_scan
 from torch import Tensor
@@ -52,6 +52,7 @@ from segray.evaluation.metrics import dice
 from segray.grid import Grid
 from segray.nets.bundle import Bundle, load_bundle, save_bundle
 from segray.nets.unet import SegmentationNet, build_net
+from segray.pipelines.runtime import BRIEF_SPIN
 
 STRUCTURES = 31
 ACROSS = 6
@@ -250,6 +251,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--features", type=int, nargs="+", default=[32, 64, 128, 256, 512])
     parser.add_argument("--small", action="store_true", help="a small net and case, nothing written: for CI")
     options = parser.parse_args(words)
+    begin_again_with(BRIEF_SPIN)  # as `segray predict` starts its Predictors
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     side, slices, features, steps = (512, options.slices, options.features, options.steps)
     if options.small:

@@ -35,7 +35,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-from machine import write_result
+from machine import begin_again_with, write_result
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -50,6 +50,7 @@ from segray.grid import Grid
 from segray.nets.bundle import Bundle, load_bundle, save_bundle
 from segray.nets.normalise import Normalisation
 from segray.nets.unet import build_net
+from segray.pipelines.runtime import BRIEF_SPIN
 
 TARGETS = {
     "times the loop": 3.8,
@@ -304,6 +305,7 @@ def main() -> None:
     if options.memory_child:
         memory_child(options.memory_child)
         return
+    begin_again_with(BRIEF_SPIN)  # as `segray predict` starts its Predictors
     torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
     report: dict[str, Any]
     if options.memory:

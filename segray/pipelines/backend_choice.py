@@ -16,7 +16,7 @@ from segray.grid import plan_prediction
 from segray.nets.bundle import load_bundle
 from segray.pipelines.case_tasks import run_tasks
 from segray.pipelines.headers import Planned
-from segray.pipelines.runtime import WorkerShape
+from segray.pipelines.runtime import BRIEF_SPIN, WorkerShape
 
 SLICE_PIXELS = 256 * 256
 """Pixels of a slice, of which a run has to have so many that a measurement of some seconds pays."""
@@ -56,7 +56,15 @@ def choose_backend(
     told = (list(bundles), config.model_dump_json(), shape.threads, shape.gpus > 0, counted, len(set(canvases)))
     reason = ""
     for case in sorted(cases, key=lambda one: one.voxel_bytes)[len(cases) // 2 :][:TRIED]:
-        for done in run_tasks(choose_by_case, [case], told, argument=lambda one: one.source.to_json(), cpus=shape.cpus):
+        tasks = run_tasks(
+            choose_by_case,
+            [case],
+            told,
+            argument=lambda one: one.source.to_json(),
+            cpus=shape.cpus,
+            environment=BRIEF_SPIN,
+        )
+        for done in tasks:
             answer = done.result or {"reason": done.reason}
             if "usage" in answer:
                 raise UsageError(answer["usage"], mend=answer["mend"])

@@ -6,7 +6,7 @@ stage, starts a task some 50 ms after another has ended: as long as a small case
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
@@ -53,6 +53,7 @@ def run_tasks(
     gpus: float = 0.0,
     memory: Callable[[Item], int] = lambda _: 0,
     retries: int = 3,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Done[Item, Result]]:
     """``function(argument(item), *shared)`` for every item, in parallel, in the order in which they end.
 
@@ -68,8 +69,14 @@ def run_tasks(
         gpus: that a task declares.
         memory: bytes that the task of an item declares; 0: none.
         retries: how often Ray tries a task again whose worker or node died.
+        environment: variables of the processes, which then do these tasks alone; None: any process of the session.
     """
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus or None, max_retries=retries)(privacy.discreet(function))
+    task = ray.remote(
+        num_cpus=cpus,
+        num_gpus=gpus or None,
+        max_retries=retries,
+        runtime_env={"env_vars": dict(environment)} if environment else None,
+    )(privacy.discreet(function))
     common = [ray.put(each) for each in shared]
     room = max(4, int(WAITING_A_CPU * sum(node.cpus for node in nodes()) / cpus))
     left = iter(items)

@@ -16,7 +16,7 @@ from segray.pipelines.headers import Planned
 from segray.pipelines.ledger import to_line
 from segray.pipelines.predict_stages import WriteStage, read_stage
 from segray.pipelines.predictor_stage import PredictStage
-from segray.pipelines.runtime import WorkerShape
+from segray.pipelines.runtime import BRIEF_SPIN, WorkerShape
 
 MOST_LOST = 100
 """Groups of cases that may be lost in one go before the run stops: then it is not the cases."""
@@ -62,6 +62,7 @@ def predict_lost(cases: Sequence[Planned], told: LoneCase, shape: WorkerShape, m
         gpus=shape.gpus,
         memory=lambda _: memory_at_most(memory),
         retries=0,
+        environment=BRIEF_SPIN,
     )
     for done in tasks:
         yield done.result if done.result is not None else _row_of(done.item.source, done.reason)

@@ -44,7 +44,7 @@ from segray.pipelines.predict_stages import WriteStage, read_stage
 from segray.pipelines.predict_todo import find_todo
 from segray.pipelines.predictor_stage import PredictStage
 from segray.pipelines.review_list import write_review_list
-from segray.pipelines.runtime import READ_TASK_CPUS, WorkerShape, nodes, ray_session, worker_shape
+from segray.pipelines.runtime import BRIEF_SPIN, READ_TASK_CPUS, WorkerShape, nodes, ray_session, worker_shape
 from segray.report.review_page import REVIEW_PAGE
 
 Say = Callable[[str], None]
@@ -371,6 +371,7 @@ def _run_class(
             num_gpus=pool.shape.gpus,
             memory=pool.memory,
             max_task_retries=TRIES,
+            runtime_env={"env_vars": BRIEF_SPIN},
         )
         dataset = dataset.map_batches(
             privacy.discreet(EachRow(write)),

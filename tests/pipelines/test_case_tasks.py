@@ -13,6 +13,7 @@ from segray.errors import CaseError
 from segray.formats.source import CaseSource
 from segray.pipelines.case_tasks import run_on_cases, run_tasks
 from segray.pipelines.headers import read_headers
+from segray.pipelines.runtime import BRIEF_SPIN
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("embedded_ray")]
 
@@ -39,6 +40,17 @@ def test_a_task_that_raises_or_dies_is_a_reason_and_the_others_go_on() -> None:
 
 def test_nothing_is_nothing() -> None:
     assert list(run_tasks(work, [], (1,), argument=int)) == []
+
+
+def variable_of(name: str) -> str:
+    """What a variable says in the process of a task."""
+    return os.environ.get(name, "")
+
+
+def test_tasks_with_an_environment_run_in_processes_that_have_it() -> None:
+    told = run_tasks(variable_of, list(BRIEF_SPIN), argument=str, environment=BRIEF_SPIN)
+    assert [(one.item, one.result) for one in told] == list(BRIEF_SPIN.items())
+    assert [one.result for one in run_tasks(variable_of, list(BRIEF_SPIN), argument=str)] == [""]
 
 
 def note_and_wait(number: int, folder: str) -> None:
