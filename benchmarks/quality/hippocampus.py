@@ -41,7 +41,7 @@ from machine import settings_facts, write_result
 
 HERE = Path(__file__).resolve().parent
 TARGET = 0.89
-NETS = ("3d", "25d")
+NETS = ("3d", "3d_deep")
 FOLDS = 5
 INGEST = [
     "ingest.labels={anterior: 1, posterior: 2}",
