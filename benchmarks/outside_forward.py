@@ -15,7 +15,8 @@
 
 Predicted: 0.6 ms a slice on one core (read 0.35, since inflating takes most, write 0.2); overlapped 1,600 slices a
 second, bounded by the sleep (2,000) less what a case pays between stages. Inflating alone takes 1.4 ms on machine B
-(370 MB/s), so that 1 ms is out of reach there, and reading and writing bound the rest.
+(370 MB/s), so that 1 ms is out of reach there, and reading and writing bound the rest. Measured on machine A: 3.9 ms,
+of which 0.8 are the tables (surfaces, percentiles), 0.1 the mask, 1.6 the labels; the loop takes 35 and has no tables.
 """
 
 from __future__ import annotations

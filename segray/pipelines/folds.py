@@ -14,7 +14,7 @@ from segray.config import Config, dump_config
 from segray.errors import SegrayError
 from segray.pipelines.live import data_folder
 from segray.pipelines.run_folder import METRICS, RunFolder
-from segray.pipelines.runtime import nodes, shape_of
+from segray.pipelines.runtime import shape_of, trainings_at_once
 from segray.shards.folds import folded
 from segray.shards.manifest import Manifest, load_manifest
 
@@ -41,10 +41,7 @@ def fold_folder(run: str, fold: int) -> str:
 
 def at_once(config: Config) -> int:
     """Folds that find room in the cluster at the same time, at least one."""
-    train = config.train
-    shape = shape_of(train)
-    rooms = [node.gpus // shape.gpus if shape.gpus else node.cpus // shape.cpus for node in nodes()]
-    return max(1, min(int(sum(rooms)) // train.fewest_workers, train.folds))
+    return min(trainings_at_once(shape_of(config.train), config.train.fewest_workers), config.train.folds)
 
 
 def train_folds(

@@ -221,6 +221,18 @@ def shape_of(train: TrainConfig) -> WorkerShape:
     return shape
 
 
+def trainings_at_once(shape: WorkerShape, workers: int) -> int:
+    """Trainings of so many workers that find room at the same time, and the tasks that read their slices; at least one.
+
+    Workers that hold all CPUs would wait for their slices for ever.
+    """
+    living = nodes()
+    places = sum(int(node.gpus // shape.gpus if shape.gpus else node.cpus // shape.cpus) for node in living)
+    each = workers * shape.cpus + READ_TASK_CPUS
+    reading = int(sum(node.cpus for node in living) / each + 1e-6)  # 1e-6: sums of decimal shares are not exact
+    return max(1, min(places // workers, reading))
+
+
 def reading_share(cpus: float) -> float:
     """CPUs of a node that are left for reading and writing."""
     return max(0.5, 0.1 * cpus)

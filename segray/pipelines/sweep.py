@@ -15,7 +15,14 @@ from segray.errors import SegrayError, UsageError
 from segray.pipelines.folds import training_manifest
 from segray.pipelines.run_folder import CHECKPOINTS
 from segray.pipelines.run_metrics import RunMetrics
-from segray.pipelines.runtime import READ_TASK_CPUS, WorkerShape, nodes, shape_of, worker_shape
+from segray.pipelines.runtime import (
+    READ_TASK_CPUS,
+    WorkerShape,
+    nodes,
+    shape_of,
+    trainings_at_once,
+    worker_shape,
+)
 from segray.pipelines.sweep_folder import SweepFolder
 from segray.pipelines.sweep_search import known
 from segray.tuning.ranking import best_of, value_of
@@ -65,11 +72,13 @@ class Room:
 
     def trials(self) -> int:
         """Trials that find room now, at least one."""
+        if self.group:
+            return trainings_at_once(self.shape, self.workers)
         places = sum(
             int(node.gpus // self.shape.gpus) if self.shape.gpus else int(node.cpus // self.shape.cpus)
             for node in nodes()
         )
-        return max(1, places // self.workers)
+        return max(1, places)
 
 
 def room_of(config: Config) -> Room:
