@@ -78,7 +78,8 @@ def beside_one_another(commands: list[list[str]]) -> float:
     for number, words in enumerate(commands):
         mine = ",".join(str(core) for core in cores[number * each : (number + 1) * each])
         running.append(subprocess.Popen(["taskset", "-c", mine, *words]))
-    if any([process.wait() for process in running]):
+    codes = [process.wait() for process in running]
+    if any(codes):
         raise SystemExit("a training failed")
     return round(time.monotonic() - begin, 1)
 

@@ -44,7 +44,15 @@ from segray.pipelines.predict_stages import WriteStage, read_stage
 from segray.pipelines.predict_todo import find_todo
 from segray.pipelines.predictor_stage import PredictStage
 from segray.pipelines.review_list import write_review_list
-from segray.pipelines.runtime import BRIEF_SPIN, READ_TASK_CPUS, WorkerShape, nodes, ray_session, worker_shape
+from segray.pipelines.runtime import (
+    BRIEF_SPIN,
+    READ_TASK_CPUS,
+    WorkerShape,
+    check_places,
+    nodes,
+    ray_session,
+    worker_shape,
+)
 from segray.report.review_page import REVIEW_PAGE
 
 Say = Callable[[str], None]
@@ -288,6 +296,7 @@ def _run(cases: list[CaseSource], ensemble: Ensemble, folder: str, config: Confi
     settings = config.predict
     count = settings.predictors or _predictors(settings.gpu)
     shape = worker_shape(count, settings.cpus_per_predictor, settings.gpu)
+    check_places(shape, count, "Predictor", "predict.cpus_per_predictor")
     backend = _backend(planned, ensemble, folder, config, shape, watch.say)
     write = WriteStage(folder, ensemble.first.label_map.to_json(), settings.output, tuple(settings.further))
     of_members: dict[tuple[str, ...], list[Planned]] = {}

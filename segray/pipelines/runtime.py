@@ -174,6 +174,41 @@ def nodes() -> list[Node]:
     return sorted(found, key=lambda node: (-node.gpus, -node.cpus, node.node_id))
 
 
+def places(node: Node, shape: WorkerShape) -> int:
+    """How many of a shape a node has room for."""
+    room = int(node.cpus // shape.cpus)
+    return min(room, int(node.gpus // shape.gpus)) if shape.gpus else room
+
+
+def check_places(shape: WorkerShape, most: int, what: str, setting: str) -> None:
+    """Raise UsageError where processes of a shape would wait for ever: for room, or for others that find none.
+
+    Args:
+        shape: what each takes.
+        most: how many there are at most; 0: nothing else has to run beside them.
+        what: one of them is called.
+        setting: that says how many CPUs each takes.
+    """
+    living = nodes()
+    placed = sum(places(node, shape) for node in living)
+    cpus = sum(node.cpus for node in living)
+    if not placed:
+        raise UsageError(
+            f"A {what} of {shape.cpus:g} CPUs finds no room: the nodes have "
+            f"{max(node.cpus for node in living):g} at most.",
+            mend=f"Lower {setting}, or leave it at 0.",
+        )
+    count = min(most, placed)
+    if most and cpus - count * shape.cpus < READ_TASK_CPUS:
+        those = (
+            f"A {what} of {shape.cpus:g} CPUs leaves" if count == 1 else f"{count} {what}s of {shape.cpus:g} CPUs leave"
+        )
+        raise UsageError(
+            f"{those} none to read the slices with.",
+            mend=f"Lower {setting} a little, or leave it at 0.",
+        )
+
+
 def worker_shape(workers: int, cpus: float, gpu: str) -> WorkerShape:
     """How much each of ``workers`` takes: a GPU each where there are enough, else an even part of the CPUs.
 
@@ -205,19 +240,14 @@ def shape_of(train: TrainConfig) -> WorkerShape:
 
     Raises:
         SegrayError: as :func:`worker_shape`.
-        UsageError: the workers would take all CPUs, and wait for their slices for ever.
+        UsageError: as :func:`check_places`.
     """
     living = nodes()
     gpus = int(sum(node.gpus for node in living))
     places = gpus if train.gpu != "no" and gpus >= train.fewest_workers else len(living)
     workers = min(max(places, train.fewest_workers), train.most_workers)
     shape = worker_shape(workers, train.cpus_per_worker, train.gpu)
-    placed = min(train.most_workers, sum(int(node.cpus // shape.cpus) for node in living))
-    if sum(node.cpus for node in living) - placed * shape.cpus < READ_TASK_CPUS:
-        raise UsageError(
-            f"{placed} workers of {shape.cpus:g} CPUs leave none to read the slices with.",
-            mend="Lower train.cpus_per_worker a little, or leave it at 0.",
-        )
+    check_places(shape, train.most_workers, "worker", "train.cpus_per_worker")
     return shape
 
 
@@ -227,10 +257,10 @@ def trainings_at_once(shape: WorkerShape, workers: int) -> int:
     Workers that hold all CPUs would wait for their slices for ever.
     """
     living = nodes()
-    places = sum(int(node.gpus // shape.gpus if shape.gpus else node.cpus // shape.cpus) for node in living)
+    placed = sum(places(node, shape) for node in living)
     each = workers * shape.cpus + READ_TASK_CPUS
     reading = int(sum(node.cpus for node in living) / each + 1e-6)  # 1e-6: sums of decimal shares are not exact
-    return max(1, min(places // workers, reading))
+    return max(1, min(placed // workers, reading))
 
 
 def reading_share(cpus: float) -> float:

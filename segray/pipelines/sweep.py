@@ -18,7 +18,9 @@ from segray.pipelines.run_metrics import RunMetrics
 from segray.pipelines.runtime import (
     READ_TASK_CPUS,
     WorkerShape,
+    check_places,
     nodes,
+    places,
     shape_of,
     trainings_at_once,
     worker_shape,
@@ -74,11 +76,7 @@ class Room:
         """Trials that find room now, at least one."""
         if self.group:
             return trainings_at_once(self.shape, self.workers)
-        places = sum(
-            int(node.gpus // self.shape.gpus) if self.shape.gpus else int(node.cpus // self.shape.cpus)
-            for node in nodes()
-        )
-        return max(1, places)
+        return max(1, sum(places(node, self.shape) for node in nodes()))
 
 
 def room_of(config: Config) -> Room:
@@ -89,6 +87,7 @@ def room_of(config: Config) -> Room:
     shape = worker_shape(1, train.cpus_per_worker, train.gpu)
     if not shape.gpus and not train.cpus_per_worker:
         shape = WorkerShape(max(min(node.cpus for node in nodes()) - READ_TASK_CPUS, 0.1), 0.0)
+    check_places(shape, 0, "trial", "train.cpus_per_worker")
     return Room(shape)
 
 

@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 
 from segray.config import Config, load_config
-from segray.errors import UsageError
 from segray.phantoms import make_phantoms
 from segray.pipelines.batch_size import STEPS_AN_EPOCH, largest_batch
 from segray.pipelines.feed import items_of_epoch
 from segray.pipelines.ingest import IngestSummary, ingest
 from segray.pipelines.live import Planner
 from segray.pipelines.run_folder import RunFolder
-from segray.pipelines.runtime import WorkerShape, shape_of
+from segray.pipelines.runtime import WorkerShape
 from segray.pipelines.train import train
 from segray.shards.index import load_index
 from segray.shards.manifest import load_manifest
@@ -60,15 +59,6 @@ def test_a_batch_size_is_found_and_kept_with_the_run(scans: Path, tmp_path: Path
     assert largest_batch(config, manifest, shape) == slices // STEPS_AN_EPOCH
     two = _config(shards, run, "train.workers=[1,2]")
     assert largest_batch(two, manifest, shape) == slices // (2 * STEPS_AN_EPOCH)
-
-
-def test_workers_leave_cpus_to_read_with() -> None:
-    """They would wait for ever: reading is done by tasks, which need CPUs too. The shared Ray has 4."""
-    for settings in (["train.cpus_per_worker=4"], ["train.workers=[1,8]", "train.cpus_per_worker=1"]):
-        with pytest.raises(UsageError, match="leave none to read") as caught:
-            shape_of(load_config(None, [*settings, "train.gpu=no"]).train)
-        assert "train.cpus_per_worker" in str(caught.value.mend)
-    assert shape_of(load_config(None, ["train.cpus_per_worker=3.5"]).train).cpus == 3.5
 
 
 def test_folds_on_files_are_planned_once_and_share_a_batch_size(tmp_path: Path) -> None:

@@ -125,6 +125,13 @@ def test_a_fold_that_was_lost_is_made_again_and_the_others_are_kept(folder: Path
     assert again.best_dice == pytest.approx(trained.best_dice, abs=0.02)
 
 
+def test_folds_leave_cpus_to_read_their_slices_with(folder: Path) -> None:
+    # Three workers of 1.33 CPUs find room on the four of the session, and then none is left for anything else.
+    done = train(_config(folder / "shards", folder / "wide", "train.cpus_per_worker=1.33", "train.epochs=1"))
+    assert len(done.folds) == 3
+    assert "3 folds, 2 at once" in (folder / "wide" / "run.log").read_text()
+
+
 def test_one_fold_alone_is_a_run_like_any_other(folder: Path, trained: TrainSummary) -> None:
     alone = train(_config(folder / "shards", folder / "only", "train.fold=1", "train.epochs=1"))
     assert load_bundle(alone.bundle).split == load_bundle(trained.folds[1].bundle).split

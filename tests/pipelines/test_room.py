@@ -1,0 +1,95 @@
+"""Processes that would wait for ever: for room on a node, or for others that find none beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from segray.case import LabelMap
+from segray.config import NetConfig, load_config
+from segray.errors import UsageError
+from segray.grid import Grid
+from segray.nets.bundle import save_bundle
+from segray.nets.normalise import Normalisation
+from segray.nets.unet import build_net
+from segray.pipelines import runtime, sweep
+from segray.pipelines.predict import predict
+from segray.pipelines.runtime import Node, WorkerShape, shape_of, trainings_at_once
+from segray.pipelines.sweep import room_of
+
+Nodes = list[tuple[float, float]]
+
+
+def living(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster of nodes with so many CPUs and GPUs each."""
+    found = [Node(f"node{number}", cpus, gpus, 1e9) for number, (cpus, gpus) in enumerate(nodes)]
+    for module in (runtime, sweep):
+        monkeypatch.setattr(module, "nodes", lambda: found)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "shape", "workers", "trainings"),
+    [
+        ([(1, 0)], WorkerShape(0.5, 0.0), 1, 1),
+        ([(2, 0)], WorkerShape(1.0, 0.0), 1, 1),
+        ([(2, 0)], WorkerShape(0.75, 0.0), 1, 2),
+        ([(4, 0)], WorkerShape(1.0, 0.0), 1, 3),
+        ([(4, 0)], WorkerShape(1.0, 0.0), 2, 1),
+        ([(4, 0), (4, 0)], WorkerShape(3.5, 0.0), 1, 2),
+        ([(1, 0)], WorkerShape(0.9, 0.0), 4, 1),
+        ([(8, 4)], WorkerShape(1.0, 1.0), 1, 4),
+        ([(4, 4)], WorkerShape(1.0, 1.0), 1, 3),
+    ],
+)
+def test_trainings_side_by_side_leave_cpus_to_read_with(
+    nodes: Nodes, shape: WorkerShape, workers: int, trainings: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    living(nodes, monkeypatch)
+    assert trainings_at_once(shape, workers) == trainings
+
+
+@pytest.mark.parametrize("settings", [["train.cpus_per_worker=4"], ["train.workers=[1,8]", "train.cpus_per_worker=1"]])
+def test_workers_leave_cpus_to_read_with(settings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    living([(4, 0)], monkeypatch)
+    with pytest.raises(UsageError, match="none to read") as caught:
+        shape_of(load_config(None, settings).train)
+    assert "train.cpus_per_worker" in str(caught.value.mend)
+
+
+def test_what_leaves_enough_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    living([(4, 0)], monkeypatch)
+    assert shape_of(load_config(None, ["train.cpus_per_worker=3.5"]).train).cpus == 3.5
+    # A trial of one worker reads its slices itself.
+    assert room_of(load_config(None, ["train.cpus_per_worker=4"])).trials() == 1
+
+
+def test_what_finds_room_on_no_node_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    living([(4, 0), (2, 0)], monkeypatch)
+    config = load_config(None, ["train.cpus_per_worker=6"])
+    for kind, asked in (("worker", lambda: shape_of(config.train)), ("trial", lambda: room_of(config))):
+        with pytest.raises(UsageError) as caught:
+            asked()
+        assert caught.value.message == f"A {kind} of 6 CPUs finds no room: the nodes have 4 at most."
+        assert caught.value.mend == "Lower train.cpus_per_worker, or leave it at 0."
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("embedded_ray")
+@pytest.mark.parametrize(("cpus", "told"), [(4, "A Predictor of 4 CPUs leaves none"), (8, "finds no room")])
+def test_predictors_that_leave_no_cpu_are_told_and_the_folder_is_gone_on_with(
+    cpus: int, told: str, tmp_path: Path
+) -> None:
+    net = NetConfig(features=[4, 8])
+    save_bundle(
+        str(tmp_path / "bundle"), build_net(net, 1, 2), net=net, label_map=LabelMap.of_names(["liver"]),
+        grid=Grid("native", (16, 16), None, -1024.0), normalisation=Normalisation("window"),
+    )  # fmt: skip
+    (tmp_path / "scans").mkdir()
+    nibabel.save(nibabel.Nifti1Image(np.zeros((16, 16, 4), np.int16), np.eye(4)), tmp_path / "scans" / "a.nii.gz")
+    places = [str(tmp_path / name) for name in ("bundle", "scans", "out")]
+    with pytest.raises(UsageError, match=told):
+        predict(*places, load_config(None, ["predict.review=0", f"predict.cpus_per_predictor={cpus}"]))
+    assert predict(*places, load_config(None, ["predict.review=0", "predict.cpus_per_predictor=1"])).done == 1
