@@ -49,6 +49,7 @@ from segray.pipelines.runtime import (
     READ_TASK_CPUS,
     WorkerShape,
     check_places,
+    idle_gpus,
     nodes,
     ray_session,
     worker_shape,
@@ -297,6 +298,8 @@ def _run(cases: list[CaseSource], ensemble: Ensemble, folder: str, config: Confi
     count = settings.predictors or _predictors(settings.gpu)
     shape = worker_shape(count, settings.cpus_per_predictor, settings.gpu)
     check_places(shape, count, "Predictor", "predict.cpus_per_predictor")
+    for sentence in idle_gpus(count, settings.gpu, "Predictor", "predict.predictors"):
+        watch.say(sentence)
     backend = _backend(planned, ensemble, folder, config, shape, watch.say)
     write = WriteStage(folder, ensemble.first.label_map.to_json(), settings.output, tuple(settings.further))
     of_members: dict[tuple[str, ...], list[Planned]] = {}

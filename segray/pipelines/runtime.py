@@ -200,11 +200,9 @@ def check_places(shape: WorkerShape, most: int, what: str, setting: str) -> None
         )
     count = min(most, placed)
     if most and cpus - count * shape.cpus < READ_TASK_CPUS:
-        those = (
-            f"A {what} of {shape.cpus:g} CPUs leaves" if count == 1 else f"{count} {what}s of {shape.cpus:g} CPUs leave"
-        )
+        those, leave = (f"A {what}", "leaves") if count == 1 else (f"{count} {what}s", "leave")
         raise UsageError(
-            f"{those} none to read the slices with.",
+            f"{those} of {shape.cpus:g} CPUs {leave} none to read the slices with.",
             mend=f"Lower {setting} a little, or leave it at 0.",
         )
 
@@ -233,6 +231,22 @@ def worker_shape(workers: int, cpus: float, gpu: str) -> WorkerShape:
     used = living[: -(-workers // per_node)]
     smallest = min(node.cpus for node in used)
     return WorkerShape(cpus or max(0.1, round((smallest - reading_share(smallest)) / per_node, 2)), 0.0)
+
+
+def idle_gpus(count: int, gpu: str, what: str, setting: str) -> list[str]:
+    """What is to be said where GPUs are there and CPUs compute, since there are too few of them; else nothing.
+
+    Args:
+        count: processes that would need one each.
+        gpu: yes, no or auto, as :func:`worker_shape` takes it.
+        what: one of them is called.
+        setting: that says how many there are.
+    """
+    gpus = int(sum(node.gpus for node in nodes()))
+    if gpu != "auto" or not 0 < gpus < count:
+        return []
+    there = "1 GPU stands" if gpus == 1 else f"{gpus} GPUs stand"
+    return [f"{there} idle: each of {count} {what}s would need one, so all compute on CPUs. Set {setting}={gpus}."]
 
 
 def shape_of(train: TrainConfig) -> WorkerShape:

@@ -17,7 +17,7 @@ from segray.nets.normalise import Normalisation
 from segray.nets.unet import build_net
 from segray.pipelines import runtime, sweep
 from segray.pipelines.predict import predict
-from segray.pipelines.runtime import Node, WorkerShape, shape_of, trainings_at_once
+from segray.pipelines.runtime import Node, WorkerShape, idle_gpus, shape_of, trainings_at_once, worker_shape
 from segray.pipelines.sweep import room_of
 
 Nodes = list[tuple[float, float]]
@@ -74,6 +74,22 @@ def test_what_finds_room_on_no_node_is_told(monkeypatch: pytest.MonkeyPatch) -> 
             asked()
         assert caught.value.message == f"A {kind} of 6 CPUs finds no room: the nodes have 4 at most."
         assert caught.value.mend == "Lower train.cpus_per_worker, or leave it at 0."
+
+
+@pytest.mark.parametrize(
+    ("gpus", "count", "gpu", "said"),
+    [(2, 4, "auto", "2 GPUs stand idle"), (1, 2, "auto", "1 GPU stands idle"), (2, 2, "auto", ""), (0, 2, "auto", ""),
+     (2, 4, "no", "")],
+)  # fmt: skip
+def test_gpus_that_nobody_uses_are_told(
+    gpus: int, count: int, gpu: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    living([(4, gpus), (4, 0)], monkeypatch)
+    told = " ".join(idle_gpus(count, gpu, "worker", "train.workers"))
+    assert told.startswith(said)
+    assert told.endswith(f"Set train.workers={gpus}.") == bool(said)
+    # What is said holds: all have a GPU, or none.
+    assert (worker_shape(count, 0.0, gpu).gpus == 0) == (bool(said) or gpus == 0 or gpu == "no")
 
 
 @pytest.mark.ray
