@@ -82,7 +82,7 @@ class PredictConfig(Section):
         "tell how sure the net is of each structure of a case: margin, entropy, and how far bundles, or mirrors, "
         "disagree; changes no mask",
     )
-    predictors: Count = setting(0, "Predictor actors; 0: one a GPU, or one a CPU node")
+    predictors: Count = setting(0, "Predictor actors; 0: one a GPU; without GPUs one for every 8 CPUs of a node")
     cpus_per_predictor: NonNegative = setting(
         0.0, "CPUs a Predictor takes; 0: what a node has, less a share for reading", "CPUs"
     )

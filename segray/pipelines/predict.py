@@ -52,6 +52,7 @@ from segray.pipelines.runtime import (
     idle_gpus,
     nodes,
     ray_session,
+    usual_predictors,
     worker_shape,
 )
 from segray.report.review_page import REVIEW_PAGE
@@ -295,7 +296,7 @@ def _run(cases: list[CaseSource], ensemble: Ensemble, folder: str, config: Confi
         row = {"case_id": source.case_id, "status": "failed", "reason": reason, "image": source.image}
         yield to_line(row | {"source": source.to_json(), "fingerprint": source.image_only.fingerprint()})
     settings = config.predict
-    count = settings.predictors or _predictors(settings.gpu)
+    count = settings.predictors or usual_predictors(settings.gpu, len(planned))
     shape = worker_shape(count, settings.cpus_per_predictor, settings.gpu)
     check_places(shape, count, "Predictor", "predict.cpus_per_predictor")
     for sentence in idle_gpus(count, settings.gpu, "Predictor", "predict.predictors"):
@@ -333,11 +334,6 @@ def _backend(
         say(choice.reason)
     storage.write_text(path, json.dumps(facts | {"backend": json.loads(choice.to_json())}, indent=1))
     return choice
-
-
-def _predictors(gpu: str) -> int:
-    gpus = sum(int(node.gpus) for node in nodes()) if gpu != "no" else 0
-    return gpus or len(nodes())
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,16 @@ MIB = 1024 * 1024
 READ_TASK_CPUS = 0.25
 """CPUs that a task declares which only moves compressed bytes."""
 
+CPUS_A_PREDICTOR = 8
+"""CPUs of a node for one Predictor more: the threads of one wait for each other at every layer.
+
+Two CPUs that compute a 512x512 slice each took 216 ms a slice, both at the same slice 224 (OpenVINO, bf16). OpenVINO's
+guide gives its own streams 1 to 4 threads; here each also holds a net and a case.
+"""
+
+MEMORY_A_PREDICTOR = 8 * 1024 * MIB
+"""Bytes of a node for one Predictor more."""
+
 KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
@@ -231,6 +241,20 @@ def worker_shape(workers: int, cpus: float, gpu: str) -> WorkerShape:
     used = living[: -(-workers // per_node)]
     smallest = min(node.cpus for node in used)
     return WorkerShape(cpus or max(0.1, round((smallest - reading_share(smallest)) / per_node, 2)), 0.0)
+
+
+def usual_predictors(gpu: str, cases: int) -> int:
+    """How many Predictors there are where nobody says: one a GPU; without one a node, or several of a large one.
+
+    Args:
+        gpu: yes, no or auto; with no, GPUs do not count.
+        cases: to be predicted: more Predictors than cases would leave CPUs idle.
+    """
+    living = nodes()
+    if gpus := sum(int(node.gpus) for node in living) if gpu != "no" else 0:
+        return gpus
+    held = min(min(node.cpus / CPUS_A_PREDICTOR, node.memory / MEMORY_A_PREDICTOR) for node in living)
+    return len(living) * max(1, min(int(held), -(-cases // len(living))))
 
 
 def idle_gpus(count: int, gpu: str, what: str, setting: str) -> list[str]:

@@ -17,7 +17,16 @@ from segray.nets.normalise import Normalisation
 from segray.nets.unet import build_net
 from segray.pipelines import runtime, sweep
 from segray.pipelines.predict import predict
-from segray.pipelines.runtime import Node, WorkerShape, idle_gpus, shape_of, trainings_at_once, worker_shape
+from segray.pipelines.runtime import (
+    Node,
+    WorkerShape,
+    check_places,
+    idle_gpus,
+    shape_of,
+    trainings_at_once,
+    usual_predictors,
+    worker_shape,
+)
 from segray.pipelines.sweep import room_of
 
 Nodes = list[tuple[float, float]]
@@ -25,7 +34,7 @@ Nodes = list[tuple[float, float]]
 
 def living(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cluster of nodes with so many CPUs and GPUs each."""
-    found = [Node(f"node{number}", cpus, gpus, 1e9) for number, (cpus, gpus) in enumerate(nodes)]
+    found = [Node(f"node{number}", cpus, gpus, 2**38) for number, (cpus, gpus) in enumerate(nodes)]
     for module in (runtime, sweep):
         monkeypatch.setattr(module, "nodes", lambda: found)
 
@@ -90,6 +99,34 @@ def test_gpus_that_nobody_uses_are_told(
     assert told.endswith(f"Set train.workers={gpus}.") == bool(said)
     # What is said holds: all have a GPU, or none.
     assert (worker_shape(count, 0.0, gpu).gpus == 0) == (bool(said) or gpus == 0 or gpu == "no")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "gpu", "cases", "predictors"),
+    [
+        ([(2, 0)], "auto", 100, 1),
+        ([(15, 0)], "auto", 100, 1),
+        ([(64, 0)], "auto", 100, 8),
+        ([(64, 0)], "auto", 3, 3),
+        ([(64, 0), (64, 0)], "auto", 5, 6),
+        ([(64, 0), (16, 0)], "auto", 100, 4),
+        ([(64, 2)], "auto", 100, 2),
+        ([(64, 2)], "no", 100, 8),
+        ([(64, 0), (64, 0)], "auto", 1, 2),
+    ],
+)
+def test_large_nodes_have_several_predictors(
+    nodes: Nodes, gpu: str, cases: int, predictors: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    living(nodes, monkeypatch)
+    assert usual_predictors(gpu, cases) == predictors
+    shape = worker_shape(predictors, 0.0, gpu)
+    check_places(shape, predictors, "Predictor", "predict.cpus_per_predictor")
+
+
+def test_predictors_of_a_large_node_without_memory_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "nodes", lambda: [Node("node", 64, 0, 30 * 2**30)])
+    assert usual_predictors("auto", 100) == 3
 
 
 @pytest.mark.ray
