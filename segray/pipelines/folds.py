@@ -41,7 +41,8 @@ def fold_folder(run: str, fold: int) -> str:
 
 def at_once(config: Config) -> int:
     """Folds that find room in the cluster at the same time, at least one."""
-    return min(trainings_at_once(shape_of(config.train), config.train.fewest_workers), config.train.folds)
+    train = config.train
+    return min(trainings_at_once(shape_of(train), train.fewest_workers, train.most_workers), train.folds)
 
 
 def train_folds(

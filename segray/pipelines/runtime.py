@@ -29,6 +29,9 @@ guide gives its own streams 1 to 4 threads; here each also holds a net and a cas
 MEMORY_A_PREDICTOR = 8 * 1024 * MIB
 """Bytes of a node for one Predictor more."""
 
+ROUNDING = 1e-6
+"""Sums of decimal shares of CPUs are not exact."""
+
 KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
@@ -289,16 +292,22 @@ def shape_of(train: TrainConfig) -> WorkerShape:
     return shape
 
 
-def trainings_at_once(shape: WorkerShape, workers: int) -> int:
-    """Trainings of so many workers that find room at the same time, and the tasks that read their slices; at least one.
+def trainings_at_once(shape: WorkerShape, fewest: int, most: int) -> int:
+    """Trainings that find room at the same time, and the tasks that read their slices; at least one.
 
-    Workers that hold all CPUs would wait for their slices for ever.
+    Workers that hold all CPUs would wait for their slices for ever, those too that elastic trainings take later.
+
+    Args:
+        shape: of a worker.
+        fewest: workers that a training needs.
+        most: workers that it takes where there is room.
     """
     living = nodes()
-    placed = sum(places(node, shape) for node in living)
-    each = workers * shape.cpus + READ_TASK_CPUS
-    reading = int(sum(node.cpus for node in living) / each + 1e-6)  # 1e-6: sums of decimal shares are not exact
-    return max(1, min(placed // workers, reading))
+    placed, cpus = sum(places(node, shape) for node in living), sum(node.cpus for node in living)
+    count = max(1, placed // fewest)
+    while count > 1 and cpus - min(placed, count * most) * shape.cpus < count * READ_TASK_CPUS - ROUNDING:
+        count -= 1
+    return count
 
 
 def reading_share(cpus: float) -> float:

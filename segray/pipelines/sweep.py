@@ -58,11 +58,13 @@ class Room:
     Attributes:
         shape: of a worker.
         workers: of a trial, at the least.
+        most: workers of a trial, where there is room.
         group: whether they are a group of Ray Train, which may also be one worker that others join later.
     """
 
     shape: WorkerShape
     workers: int = 1
+    most: int = 1
     group: bool = False
 
     @property
@@ -75,7 +77,7 @@ class Room:
     def trials(self) -> int:
         """Trials that find room now, at least one."""
         if self.group:
-            return trainings_at_once(self.shape, self.workers)
+            return trainings_at_once(self.shape, self.workers, self.most)
         return max(1, sum(places(node, self.shape) for node in nodes()))
 
 
@@ -83,7 +85,7 @@ def room_of(config: Config) -> Room:
     """The room of a trial. A lone worker reads its slices itself, and so may take all CPUs of a node."""
     train = config.train
     if train.most_workers > 1 and not config.tune.bundle:
-        return Room(shape_of(train), train.fewest_workers, group=True)
+        return Room(shape_of(train), train.fewest_workers, train.most_workers, group=True)
     shape = worker_shape(1, train.cpus_per_worker, train.gpu)
     if not shape.gpus and not train.cpus_per_worker:
         shape = WorkerShape(max(min(node.cpus for node in nodes()) - READ_TASK_CPUS, 0.1), 0.0)

@@ -42,22 +42,24 @@ def living(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("nodes", "shape", "workers", "trainings"),
     [
-        ([(1, 0)], WorkerShape(0.5, 0.0), 1, 1),
-        ([(2, 0)], WorkerShape(1.0, 0.0), 1, 1),
-        ([(2, 0)], WorkerShape(0.75, 0.0), 1, 2),
-        ([(4, 0)], WorkerShape(1.0, 0.0), 1, 3),
-        ([(4, 0)], WorkerShape(1.0, 0.0), 2, 1),
-        ([(4, 0), (4, 0)], WorkerShape(3.5, 0.0), 1, 2),
-        ([(1, 0)], WorkerShape(0.9, 0.0), 4, 1),
-        ([(8, 4)], WorkerShape(1.0, 1.0), 1, 4),
-        ([(4, 4)], WorkerShape(1.0, 1.0), 1, 3),
+        ([(1, 0)], WorkerShape(0.5, 0.0), [1, 1], 1),
+        ([(2, 0)], WorkerShape(1.0, 0.0), [1, 1], 1),
+        ([(2, 0)], WorkerShape(0.75, 0.0), [1, 1], 2),
+        ([(4, 0)], WorkerShape(1.0, 0.0), [1, 1], 3),
+        ([(4, 0)], WorkerShape(1.0, 0.0), [2, 2], 1),
+        ([(4, 0), (4, 0)], WorkerShape(3.5, 0.0), [1, 1], 2),
+        ([(1, 0)], WorkerShape(0.9, 0.0), [4, 4], 1),
+        ([(8, 4)], WorkerShape(1.0, 1.0), [1, 1], 4),
+        ([(4, 4)], WorkerShape(1.0, 1.0), [1, 1], 3),
+        ([(4, 0)], WorkerShape(1.0, 0.0), [1, 2], 1),
+        ([(8, 4)], WorkerShape(1.0, 1.0), [1, 4], 4),
     ],
 )
 def test_trainings_side_by_side_leave_cpus_to_read_with(
-    nodes: Nodes, shape: WorkerShape, workers: int, trainings: int, monkeypatch: pytest.MonkeyPatch
+    nodes: Nodes, shape: WorkerShape, workers: list[int], trainings: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     living(nodes, monkeypatch)
-    assert trainings_at_once(shape, workers) == trainings
+    assert trainings_at_once(shape, *workers) == trainings
 
 
 @pytest.mark.parametrize("settings", [["train.cpus_per_worker=4"], ["train.workers=[1,8]", "train.cpus_per_worker=1"]])
