@@ -13,8 +13,8 @@ from segray import storage
 from segray.config import Config, dump_config
 from segray.errors import SegrayError
 from segray.pipelines.live import data_folder
+from segray.pipelines.node_room import shape_of, trainings_at_once
 from segray.pipelines.run_folder import METRICS, RunFolder
-from segray.pipelines.runtime import shape_of, trainings_at_once
 from segray.shards.folds import folded
 from segray.shards.manifest import Manifest, load_manifest
 

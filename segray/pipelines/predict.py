@@ -30,6 +30,7 @@ from segray.pipelines.case_outputs import can_have, check_further, check_output,
 from segray.pipelines.case_watch import CaseWatch, Watcher
 from segray.pipelines.claims import Claim
 from segray.pipelines.cluster_doctor import preflight_notes
+from segray.pipelines.crew import Crew
 from segray.pipelines.earlier_files import EarlierFiles
 from segray.pipelines.ensemble import Ensemble, load_ensemble
 from segray.pipelines.failures import stopped
@@ -44,17 +45,7 @@ from segray.pipelines.predict_stages import WriteStage, read_stage
 from segray.pipelines.predict_todo import find_todo
 from segray.pipelines.predictor_stage import PredictStage
 from segray.pipelines.review_list import write_review_list
-from segray.pipelines.runtime import (
-    BRIEF_SPIN,
-    READ_TASK_CPUS,
-    WorkerShape,
-    check_places,
-    idle_gpus,
-    nodes,
-    ray_session,
-    usual_predictors,
-    worker_shape,
-)
+from segray.pipelines.runtime import BRIEF_SPIN, READ_TASK_CPUS, WorkerShape, nodes, ray_session
 from segray.report.review_page import REVIEW_PAGE
 
 Say = Callable[[str], None]
@@ -295,23 +286,24 @@ def _run(cases: list[CaseSource], ensemble: Ensemble, folder: str, config: Confi
     for source, reason in broken:
         row = {"case_id": source.case_id, "status": "failed", "reason": reason, "image": source.image}
         yield to_line(row | {"source": source.to_json(), "fingerprint": source.image_only.fingerprint()})
-    settings = config.predict
-    count = settings.predictors or usual_predictors(settings.gpu, len(planned))
-    shape = worker_shape(count, settings.cpus_per_predictor, settings.gpu)
-    check_places(shape, count, "Predictor", "predict.cpus_per_predictor")
-    for sentence in idle_gpus(count, settings.gpu, "Predictor", "predict.predictors"):
-        watch.say(sentence)
-    backend = _backend(planned, ensemble, folder, config, shape, watch.say)
-    write = WriteStage(folder, ensemble.first.label_map.to_json(), settings.output, tuple(settings.further))
+    if not planned:
+        return
+    settings, crew = config.predict, Crew.of(config.predict, ensemble.bundles, planned)
     of_members: dict[tuple[str, ...], list[Planned]] = {}
     for case in planned:
         of_members.setdefault(ensemble.members(case.source.case_id), []).append(case)
-    on_a_node = -(-count // len(nodes()))
+    most = max(map(len, of_members.values()))
+    for sentence in crew.check(most):
+        watch.say(sentence)
+    backend = _backend(planned, ensemble, folder, config, crew.shape(most), watch.say)
+    write = WriteStage(folder, ensemble.first.label_map.to_json(), settings.output, tuple(settings.further))
+    on_a_node = -(-crew.predictors(most) // len(nodes()))
     share = memory_ceiling() // on_a_node
-    memory = PredictorMemory.of(settings, ensemble.bundles, share, on_gpu=bool(shape.gpus))
+    memory = PredictorMemory.of(settings, ensemble.bundles, share, on_gpu=bool(crew.shape(most).gpus))
     for members, theirs in of_members.items():
         for declared, group in memory_classes(theirs, bytes_needed, beside=memory.declared(theirs) * on_a_node):
-            pool = _Pool(min(count, len(group)), shape, memory.declared(group))
+            shape = crew.shape(len(group))
+            pool = _Pool(min(crew.predictors(len(group)), len(group)), shape, memory.declared(group))
             stage = (members, settings, shape.threads, backend.to_json())
             left = {case.source.case_id: case for case in group}
             for case_id, line in _run_class(group, declared, pool, stage, write):

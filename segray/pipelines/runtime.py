@@ -1,4 +1,4 @@
-"""A running cluster or an embedded Ray, and how its CPUs and GPUs are shared out."""
+"""A running cluster or an embedded Ray, its nodes, and what its processes are started with."""
 
 from __future__ import annotations
 
@@ -11,26 +11,13 @@ from dataclasses import dataclass
 
 import ray
 
-from segray.config import RayConfig, TrainConfig
-from segray.errors import SegrayError, UsageError
+from segray.config import RayConfig
+from segray.errors import SegrayError
 
 MIB = 1024 * 1024
 
 READ_TASK_CPUS = 0.25
 """CPUs that a task declares which only moves compressed bytes."""
-
-CPUS_A_PREDICTOR = 8
-"""CPUs of a node for one Predictor more: the threads of one wait for each other at every layer.
-
-Two CPUs that compute a 512x512 slice each took 216 ms a slice, both at the same slice 224 (OpenVINO, bf16). OpenVINO's
-guide gives its own streams 1 to 4 threads; here each also holds a net and a case.
-"""
-
-MEMORY_A_PREDICTOR = 8 * 1024 * MIB
-"""Bytes of a node for one Predictor more."""
-
-ROUNDING = 1e-6
-"""Sums of decimal shares of CPUs are not exact."""
 
 KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
@@ -185,131 +172,3 @@ def nodes() -> list[Node]:
     if not found:
         raise SegrayError("The cluster has no node with a free CPU.", mend="See `ray status`.")
     return sorted(found, key=lambda node: (-node.gpus, -node.cpus, node.node_id))
-
-
-def places(node: Node, shape: WorkerShape) -> int:
-    """How many of a shape a node has room for."""
-    room = int(node.cpus // shape.cpus)
-    return min(room, int(node.gpus // shape.gpus)) if shape.gpus else room
-
-
-def check_places(shape: WorkerShape, most: int, what: str, setting: str) -> None:
-    """Raise UsageError where processes of a shape would wait for ever: for room, or for others that find none.
-
-    Args:
-        shape: what each takes.
-        most: how many there are at most; 0: nothing else has to run beside them.
-        what: one of them is called.
-        setting: that says how many CPUs each takes.
-    """
-    living = nodes()
-    placed = sum(places(node, shape) for node in living)
-    cpus = sum(node.cpus for node in living)
-    if not placed:
-        raise UsageError(
-            f"A {what} of {shape.cpus:g} CPUs finds no room: the nodes have "
-            f"{max(node.cpus for node in living):g} at most.",
-            mend=f"Lower {setting}, or leave it at 0.",
-        )
-    count = min(most, placed)
-    if most and cpus - count * shape.cpus < READ_TASK_CPUS:
-        those, leave = (f"A {what}", "leaves") if count == 1 else (f"{count} {what}s", "leave")
-        raise UsageError(
-            f"{those} of {shape.cpus:g} CPUs {leave} none to read the slices with.",
-            mend=f"Lower {setting} a little, or leave it at 0.",
-        )
-
-
-def worker_shape(workers: int, cpus: float, gpu: str) -> WorkerShape:
-    """How much each of ``workers`` takes: a GPU each where there are enough, else an even part of the CPUs.
-
-    A share of every node's CPUs is left for the tasks that read. On CPU nodes the shape is so large that
-    no node takes more workers than its part, which spreads them without STRICT_SPREAD.
-
-    Raises:
-        SegrayError: ``gpu`` is "yes" and the cluster has fewer GPUs than workers.
-    """
-    living = nodes()
-    total_gpus = sum(node.gpus for node in living)
-    if gpu == "yes" and total_gpus < workers:
-        raise SegrayError(
-            f"{workers} workers need {workers} GPUs, and the cluster has {total_gpus:.0f}.",
-            mend="Lower the workers, or set gpu=auto.",
-        )
-    if gpu != "no" and total_gpus >= workers:
-        hosts = [node for node in living if node.gpus]
-        share = min(node.cpus / node.gpus for node in hosts)
-        return WorkerShape(cpus or max(0.5, round(share * 0.5, 2)), 1.0)
-    per_node = -(-workers // len(living))
-    used = living[: -(-workers // per_node)]
-    smallest = min(node.cpus for node in used)
-    return WorkerShape(cpus or max(0.1, round((smallest - reading_share(smallest)) / per_node, 2)), 0.0)
-
-
-def usual_predictors(gpu: str, cases: int) -> int:
-    """How many Predictors there are where nobody says: one a GPU; without one a node, or several of a large one.
-
-    Args:
-        gpu: yes, no or auto; with no, GPUs do not count.
-        cases: to be predicted: more Predictors than cases would leave CPUs idle.
-    """
-    living = nodes()
-    if gpus := sum(int(node.gpus) for node in living) if gpu != "no" else 0:
-        return gpus
-    held = min(min(node.cpus / CPUS_A_PREDICTOR, node.memory / MEMORY_A_PREDICTOR) for node in living)
-    return len(living) * max(1, min(int(held), -(-cases // len(living))))
-
-
-def idle_gpus(count: int, gpu: str, what: str, setting: str) -> list[str]:
-    """What is to be said where GPUs are there and CPUs compute, since there are too few of them; else nothing.
-
-    Args:
-        count: processes that would need one each.
-        gpu: yes, no or auto, as :func:`worker_shape` takes it.
-        what: one of them is called.
-        setting: that says how many there are.
-    """
-    gpus = int(sum(node.gpus for node in nodes()))
-    if gpu != "auto" or not 0 < gpus < count:
-        return []
-    there = "1 GPU stands" if gpus == 1 else f"{gpus} GPUs stand"
-    return [f"{there} idle: each of {count} {what}s would need one, so all compute on CPUs. Set {setting}={gpus}."]
-
-
-def shape_of(train: TrainConfig) -> WorkerShape:
-    """How much each worker of a training takes; of an elastic one as many are counted as the cluster holds now.
-
-    Raises:
-        SegrayError: as :func:`worker_shape`.
-        UsageError: as :func:`check_places`.
-    """
-    living = nodes()
-    gpus = int(sum(node.gpus for node in living))
-    places = gpus if train.gpu != "no" and gpus >= train.fewest_workers else len(living)
-    workers = min(max(places, train.fewest_workers), train.most_workers)
-    shape = worker_shape(workers, train.cpus_per_worker, train.gpu)
-    check_places(shape, train.most_workers, "worker", "train.cpus_per_worker")
-    return shape
-
-
-def trainings_at_once(shape: WorkerShape, fewest: int, most: int) -> int:
-    """Trainings that find room at the same time, and the tasks that read their slices; at least one.
-
-    Workers that hold all CPUs would wait for their slices for ever, those too that elastic trainings take later.
-
-    Args:
-        shape: of a worker.
-        fewest: workers that a training needs.
-        most: workers that it takes where there is room.
-    """
-    living = nodes()
-    placed, cpus = sum(places(node, shape) for node in living), sum(node.cpus for node in living)
-    count = max(1, placed // fewest)
-    while count > 1 and cpus - min(placed, count * most) * shape.cpus < count * READ_TASK_CPUS - ROUNDING:
-        count -= 1
-    return count
-
-
-def reading_share(cpus: float) -> float:
-    """CPUs of a node that are left for reading and writing."""
-    return max(0.5, 0.1 * cpus)

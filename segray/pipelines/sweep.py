@@ -13,18 +13,10 @@ from segray import privacy, storage
 from segray.config import Config, dump_config
 from segray.errors import SegrayError, UsageError
 from segray.pipelines.folds import training_manifest
+from segray.pipelines.node_room import check_places, places, shape_of, trainings_at_once, worker_shape
 from segray.pipelines.run_folder import CHECKPOINTS
 from segray.pipelines.run_metrics import RunMetrics
-from segray.pipelines.runtime import (
-    READ_TASK_CPUS,
-    WorkerShape,
-    check_places,
-    nodes,
-    places,
-    shape_of,
-    trainings_at_once,
-    worker_shape,
-)
+from segray.pipelines.runtime import READ_TASK_CPUS, WorkerShape, nodes
 from segray.pipelines.sweep_folder import SweepFolder
 from segray.pipelines.sweep_search import known
 from segray.tuning.ranking import best_of, value_of
@@ -260,11 +252,13 @@ class SweepDesk:
         self._show()
 
     def _most(self) -> int:
-        if self._config.tune.concurrent:
-            return self._config.tune.concurrent
+        wanted = self._config.tune.concurrent
+        # Lone trials that find no room wait in Ray's queue; groups of workers would wait for each other.
+        if wanted and not self._room.group:
+            return wanted
         if time.monotonic() - self._looked > LOOK_S or not self._places:
             self._places, self._looked = self._room.trials(), time.monotonic()
-        return self._places
+        return min(self._places, wanted) if wanted else self._places
 
     def _is_over(self) -> bool:
         tune = self._config.tune

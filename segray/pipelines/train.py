@@ -28,8 +28,9 @@ from segray.pipelines.folds import train_folds, training_manifest
 from segray.pipelines.idle_settings import idle_settings
 from segray.pipelines.live import Planner, find_cases, plan_cases, plan_of_all_folds
 from segray.pipelines.net_cost import patch_of, training_cost
+from segray.pipelines.node_room import idle_gpus, shape_of
 from segray.pipelines.run_folder import BUNDLE, CHECKPOINTS, CONFIG, FAILURES, METRICS, RunFolder
-from segray.pipelines.runtime import KEEP_MEMORY, WorkerShape, idle_gpus, ray_session, shape_of
+from segray.pipelines.runtime import KEEP_MEMORY, WorkerShape, ray_session
 from segray.pipelines.session import LOWER_IS_BETTER
 from segray.pipelines.train_start import begin_from, with_net_of_start
 from segray.pipelines.train_worker import train_worker
@@ -128,7 +129,8 @@ def train(
         if not resume:
             run.begin(dump_config(config))
         run.write_history(fatal="", finished=False, state="running")
-        said += idle_gpus(config.train.fewest_workers, config.train.gpu, "worker", "train.workers")
+        if not resume:
+            said += idle_gpus(config.train.fewest_workers, config.train.gpu, "worker", "train.workers")
         said += found_size + _sentences(config, run, on_gpu=shape.gpus > 0)
         for sentence in said:
             run.log(sentence)

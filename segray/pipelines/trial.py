@@ -25,6 +25,7 @@ from segray.pipelines.failures import reason_for
 from segray.pipelines.folds import training_manifest
 from segray.pipelines.live import hide_names
 from segray.pipelines.net_cost import patch_of, training_cost
+from segray.pipelines.node_room import NoRoomError
 from segray.pipelines.run_folder import BUNDLE, CHECKPOINTS, CONFIG, METRICS, START, RunFolder
 from segray.pipelines.seat import LoneSeat
 from segray.pipelines.session import Session
@@ -90,7 +91,7 @@ def failure_of(error: BaseException) -> dict[str, Any]:
     """Why a trial failed.
 
     ``failed``: the reason in words; ``infeasible``: memory was too small for the net or the batch; ``outside``: the
-    system could not read or write, which lies outside of the settings.
+    system could not read or write, or had no room, which lies outside of the settings.
     """
     words = str(error).lower()
     short = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(word in words for word in OUT_OF_MEMORY)
@@ -102,7 +103,7 @@ def failure_of(error: BaseException) -> dict[str, Any]:
 
 def _is_outside(error: BaseException | None) -> bool:
     while error is not None:
-        if isinstance(error, OSError):
+        if isinstance(error, (OSError, NoRoomError)):
             return True
         error = error.__cause__
     return False

@@ -21,8 +21,9 @@ from segray.pipelines.batch_size import with_batch_size
 from segray.pipelines.cluster_doctor import preflight_notes
 from segray.pipelines.folds import training_manifest
 from segray.pipelines.inference_trial import InferenceActor, check_inference, check_shown
+from segray.pipelines.node_room import idle_gpus
 from segray.pipelines.run_folder import BUNDLE, CONFIG
-from segray.pipelines.runtime import idle_gpus, ray_session
+from segray.pipelines.runtime import ray_session
 from segray.pipelines.sweep import Room, SweepDesk, room_of
 from segray.pipelines.sweep_folder import BEST, SPACE, SweepFolder
 from segray.pipelines.sweep_search import run_trials
@@ -131,7 +132,7 @@ def tune(
         room = room_of(config)
         config, found_size = with_batch_size(config, room.shape)
         looked = preflight_notes(config, folder.path, meets=room.group)
-        looked += idle_gpus(room.workers, config.train.gpu, "worker", "train.workers")
+        looked += [] if resume else idle_gpus(room.workers, config.train.gpu, "worker", "train.workers")
         begin = _begin(config, folder, space, resumed=bool(resume))
         for sentence in [*looked, *found_size, *begin, *start.notes]:
             folder.log(sentence)

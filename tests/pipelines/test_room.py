@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import nibabel
@@ -15,18 +16,11 @@ from segray.grid import Grid
 from segray.nets.bundle import save_bundle
 from segray.nets.normalise import Normalisation
 from segray.nets.unet import build_net
-from segray.pipelines import runtime, sweep
+from segray.pipelines import crew, node_room, sweep
+from segray.pipelines.crew import usual_predictors
+from segray.pipelines.node_room import check_places, idle_gpus, shape_of, trainings_at_once, worker_shape
 from segray.pipelines.predict import predict
-from segray.pipelines.runtime import (
-    Node,
-    WorkerShape,
-    check_places,
-    idle_gpus,
-    shape_of,
-    trainings_at_once,
-    usual_predictors,
-    worker_shape,
-)
+from segray.pipelines.runtime import Node, WorkerShape
 from segray.pipelines.sweep import room_of
 
 Nodes = list[tuple[float, float]]
@@ -35,7 +29,7 @@ Nodes = list[tuple[float, float]]
 def living(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cluster of nodes with so many CPUs and GPUs each."""
     found = [Node(f"node{number}", cpus, gpus, 2**38) for number, (cpus, gpus) in enumerate(nodes)]
-    for module in (runtime, sweep):
+    for module in (node_room, crew, sweep):
         monkeypatch.setattr(module, "nodes", lambda: found)
 
 
@@ -104,31 +98,61 @@ def test_gpus_that_nobody_uses_are_told(
 
 
 @pytest.mark.parametrize(
-    ("nodes", "gpu", "cases", "predictors"),
+    ("nodes", "gpu", "cases", "cpus", "predictors"),
     [
-        ([(2, 0)], "auto", 100, 1),
-        ([(15, 0)], "auto", 100, 1),
-        ([(64, 0)], "auto", 100, 8),
-        ([(64, 0)], "auto", 3, 3),
-        ([(64, 0), (64, 0)], "auto", 5, 6),
-        ([(64, 0), (16, 0)], "auto", 100, 4),
-        ([(64, 2)], "auto", 100, 2),
-        ([(64, 2)], "no", 100, 8),
-        ([(64, 0), (64, 0)], "auto", 1, 2),
+        ([(2, 0)], "auto", 100, 0, 1),
+        ([(15, 0)], "auto", 100, 0, 1),
+        ([(64, 0)], "auto", 100, 0, 8),
+        ([(64, 0)], "auto", 3, 0, 3),
+        ([(64, 0), (64, 0)], "auto", 5, 0, 6),
+        ([(64, 0), (16, 0)], "auto", 100, 0, 4),
+        ([(64, 2)], "auto", 100, 0, 2),
+        ([(64, 2)], "no", 100, 0, 8),
+        ([(64, 0), (64, 0)], "auto", 1, 0, 2),
+        ([(16, 0)], "auto", 100, 8, 1),
+        ([(64, 0)], "auto", 100, 30, 1),
+        ([(64, 0)], "auto", 100, 2, 8),
+        ([(1, 2)], "auto", 1, 0, 2),
     ],
 )
-def test_large_nodes_have_several_predictors(
-    nodes: Nodes, gpu: str, cases: int, predictors: int, monkeypatch: pytest.MonkeyPatch
+def test_large_nodes_have_several_predictors_that_all_find_room(
+    nodes: Nodes, gpu: str, cases: int, cpus: float, predictors: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     living(nodes, monkeypatch)
-    assert usual_predictors(gpu, cases) == predictors
-    shape = worker_shape(predictors, 0.0, gpu)
+    assert usual_predictors(gpu, cases, cpus, 2**30) == predictors
+    shape = worker_shape(predictors, cpus, gpu)
     check_places(shape, predictors, "Predictor", "predict.cpus_per_predictor")
+    assert sum(node_room.places(node, shape) for node in node_room.nodes()) >= predictors
 
 
-def test_predictors_of_a_large_node_without_memory_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "nodes", lambda: [Node("node", 64, 0, 30 * 2**30)])
-    assert usual_predictors("auto", 100) == 3
+def test_predictors_that_hold_much_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    living([(64, 0)], monkeypatch)  # and 256 GiB
+    held = [usual_predictors("auto", 100, 0.0, gib * 2**30) for gib in (1, 16, 24, 60, 200)]
+    assert held == [8, 8, 5, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "shape", "count", "raises"),
+    [
+        ([(4, 0)], WorkerShape(0.8, 0.0), 5, True),
+        ([(4, 0)], WorkerShape(0.8, 0.0), 4, False),
+        ([(4, 0), (4, 0)], WorkerShape(3.8, 0.0), 2, True),
+        ([(4, 0), (4, 0)], WorkerShape(3.75, 0.0), 2, False),
+        ([(4, 0), (4, 0)], WorkerShape(3.8, 0.0), 1, False),
+    ],
+)
+def test_a_task_that_reads_needs_its_share_on_one_node(
+    nodes: Nodes, shape: WorkerShape, count: int, raises: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    living(nodes, monkeypatch)
+    with pytest.raises(UsageError, match="none to read") if raises else nullcontext():
+        check_places(shape, count, "worker", "train.cpus_per_worker")
+
+
+def test_the_largest_node_is_named_among_those_that_have_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    living([(4, 4), (64, 0)], monkeypatch)
+    with pytest.raises(UsageError, match="the nodes have 4 at most"):
+        check_places(WorkerShape(8.0, 1.0), 1, "worker", "train.cpus_per_worker")
 
 
 @pytest.mark.ray
