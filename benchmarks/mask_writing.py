@@ -1,11 +1,12 @@
-"""Writing a mask: segray's write_mask against nibabel's and SimpleITK's defaults, and a file a structure, one thread.
+"""Writing a mask: segray's write_mask against nibabel's and SimpleITK's defaults, and a file a structure.
 
 The mask is the label volume of a public CT (31 structures of TotalSegmentator, 512x512x20), mirrored to 160 slices,
 or what ``--labels`` names. Peers run in turn, what is written must be equal and no larger, ratios are medians of the
 ratios within a round, by the clock and by the CPU time of this process, which is steadier where others compute too.
-segray flushes what it writes and nobody else does: ``ram`` is a RAM disk, where a flush costs nothing, ``disk`` the
-folder for temporary files. The grid is that of the file (LAS), so that segray's turn from LPS is in its time; nibabel
-and SimpleITK have their arrays as they want them. Writes ``results/mask_writing.json``.
+segray packs a volume of this size with up to four threads, one a core, its peers with one. segray flushes what it
+writes and nobody else does: ``ram`` is a RAM disk, where a flush costs nothing, ``disk`` the folder for temporary
+files. The grid is that of the file (LAS), so that segray's turn from LPS is in its time; nibabel and SimpleITK have
+their arrays as they want them. Writes ``results/mask_writing.json``.
 
     python benchmarks/mask_writing.py                        # the public mask, or a phantom where it is not there
     python benchmarks/mask_writing.py --labels mask.nii.gz   # any other label volume
