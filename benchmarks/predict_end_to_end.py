@@ -17,10 +17,10 @@ Predicted before the first run: with torch bf16 2.5 to 2.9 times the loop (bf16 
 2.3 times float32, activations inside the convolutions save another tenth), with OpenVINO bf16 3.8, SliceInferer 0.83;
 without bf16 hardware OpenVINO float32 1.8; share of the forward pass above 0.95.
 
-Measured in bf16 at 512x512 (AMD EPYC with avx512_bf16, two cores): 3.60 times the loop, share 0.94; with threads of
-torch that sleep sooner (``GOMP_SPINCOUNT``, which OpenVINO's threads had to share the cores with) 4.45 instead of 4.16
-slices/s and share 0.97, but 3.44 times the loop, which was faster too in that run. What is left is OpenVINO's own time:
-two streams of one thread each would take 216 ms a slice instead of 224.
+Measured in bf16 at 512x512 (AMD EPYC with avx512_bf16, two cores): 3.60 times the loop, share 0.94
+(results/predict_end_to_end_bf16.json). With threads of torch that sleep sooner (``GOMP_SPINCOUNT``; OpenVINO's had to
+share the cores with them) 4.45 instead of 4.16 slices/s and share 0.97, but 3.44 times the loop, which was faster too
+in that run. What is left is OpenVINO's own time: two streams of one thread each would take 216 ms a slice, not 224.
 """
 
 from __future__ import annotations

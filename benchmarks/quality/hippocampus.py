@@ -12,12 +12,13 @@ The target is what nnU-Net publishes for the 260 cases of the whole set, trained
 to 0.90. Here it is 90 minutes of two CPU cores in all, for 182 of them.
 
 Measured (AMD EPYC with avx512_bf16, results/quality_hippocampus.json): 0.8876 in 75 minutes, the nets alone 0.8854 and
-0.8847: the target is missed by 0.0024. Predicted were 0.889. Other work took a tenth of the cores during folds 1 to 3.
+0.8847: the target is missed by 0.0024. Predicted were 0.889. Other work ran beside folds 1 to 3, which made 44 to 47
+epochs as the others did.
 
 Before, a 3D and a 2.5D net, 7.5 and 6.5 minutes a fold one after the other on a Xeon, had 0.8828 in 79 minutes, 0.8820
 and 0.8744 alone. Changed since, all at once: `augment.space`, a core for each net all the time, and a second 3D net
 with deep supervision in place of the 2.5D one. On the first fold a patch of 40 x 56 x 40, which sees a case whole, had
-0.8824 where 32 x 48 x 32 had 0.8843 in the same 14 minutes: it makes two steps where the other makes three. Within the
+0.8824 where 32 x 48 x 32 had 0.8843 in the same 14 minutes: it makes three steps where the other makes five. Within the
 earlier time wider nets (24 features, 0.873), mirroring and stronger augmentation (0.875) were worse.
 """
 

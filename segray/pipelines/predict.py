@@ -295,11 +295,12 @@ def _run(cases: list[CaseSource], ensemble: Ensemble, folder: str, config: Confi
     most = max(map(len, of_members.values()))
     for sentence in crew.check(most):
         watch.say(sentence)
-    backend = _backend(planned, ensemble, folder, config, crew.shape(most), watch.say)
+    largest = crew.shape(most)
+    backend = _backend(planned, ensemble, folder, config, largest, watch.say)
     write = WriteStage(folder, ensemble.first.label_map.to_json(), settings.output, tuple(settings.further))
     on_a_node = -(-crew.predictors(most) // len(nodes()))
     share = memory_ceiling() // on_a_node
-    memory = PredictorMemory.of(settings, ensemble.bundles, share, on_gpu=bool(crew.shape(most).gpus))
+    memory = PredictorMemory.of(settings, ensemble.bundles, share, on_gpu=bool(largest.gpus))
     for members, theirs in of_members.items():
         for declared, group in memory_classes(theirs, bytes_needed, beside=memory.declared(theirs) * on_a_node):
             shape = crew.shape(len(group))

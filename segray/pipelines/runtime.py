@@ -31,11 +31,11 @@ of a 32..512 U-Net at 256x256 then took 290,000 page faults, and 11 % more CPU t
 """
 
 BRIEF_SPIN = {"GOMP_SPINCOUNT": "3000"}
-"""Environment of processes that predict: threads of torch that have nothing to do look some 40 us for more, then sleep.
+"""Environment of processes that predict: threads of torch with nothing to do look only briefly for more, then sleep.
 
-By default they look for milliseconds, and as long they keep a core from OpenVINO, whose threads are its own: a 512x512
-slice through a net of widths 32..512 took 229 ms in a Predictor where the net alone took 223; so it takes 217. torch's
-own forward pass takes the same either way.
+By default they look so long that they keep a core from OpenVINO, whose threads are its own: a 512x512 slice through a
+net of widths 32..512 took 229 ms in a Predictor where the net alone took 223; so it takes 217. torch's own forward pass
+takes the same either way (256x256).
 """
 
 

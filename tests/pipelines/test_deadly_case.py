@@ -12,13 +12,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from made_bundle import make_bundle
 
-from segray.case import LabelMap
-from segray.config import NetConfig, load_config
-from segray.grid import Grid
-from segray.nets.bundle import save_bundle
-from segray.nets.normalise import Normalisation
-from segray.nets.unet import build_net
+from segray.config import load_config
 from segray.pipelines.predict import predict
 
 pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.usefixtures("embedded_ray")]
@@ -34,11 +30,7 @@ HEAVY = 500 * 2**20
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A bundle, three small scans, and one that takes much memory to read."""
-    net = NetConfig(features=[4, 8])
-    save_bundle(
-        str(tmp_path / "bundle"), build_net(net, 1, 2), net=net, label_map=LabelMap.of_names(["liver"]),
-        grid=Grid("native", (16, 16), None, -1024.0), normalisation=Normalisation("window"),
-    )  # fmt: skip
+    make_bundle(tmp_path / "bundle", "liver")
     (tmp_path / "scans").mkdir()
     for name in ("a", "b", "c"):
         image = nibabel.Nifti1Image(np.zeros((16, 16, 4), np.int16), np.eye(4))

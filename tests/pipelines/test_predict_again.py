@@ -11,17 +11,13 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from made_bundle import make_bundle
 from PIL import Image
 
 from segray import formats, ledger_parts, storage
-from segray.case import LabelMap
-from segray.config import NetConfig, load_config
+from segray.config import load_config
 from segray.errors import SegrayError, UsageError
 from segray.evaluation.tables import read_table
-from segray.grid import Grid
-from segray.nets.bundle import save_bundle
-from segray.nets.normalise import Normalisation
-from segray.nets.unet import build_net
 from segray.pipelines import predict as stage
 from segray.pipelines.case_outputs import further_place
 from segray.pipelines.claims import Claim, FolderTakenError
@@ -34,11 +30,7 @@ STRUCTURES = ("/liver.nii.gz", "/spleen.nii.gz")
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A bundle and two scans."""
-    net = NetConfig(features=[4, 8])
-    save_bundle(
-        str(tmp_path / "bundle"), build_net(net, 1, 3), net=net, label_map=LabelMap.of_names(["liver", "spleen"]),
-        grid=Grid("native", (16, 16), None, -1024.0), normalisation=Normalisation("window"),
-    )  # fmt: skip
+    make_bundle(tmp_path / "bundle", "liver", "spleen")
     (tmp_path / "scans").mkdir()
     for name in ("a", "b"):
         image = nibabel.Nifti1Image(np.zeros((16, 16, 2), np.int16), np.eye(4))

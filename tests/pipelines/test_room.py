@@ -8,14 +8,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from made_bundle import make_bundle
 
-from segray.case import LabelMap
-from segray.config import NetConfig, load_config
+from segray.config import load_config
 from segray.errors import UsageError
-from segray.grid import Grid
-from segray.nets.bundle import save_bundle
-from segray.nets.normalise import Normalisation
-from segray.nets.unet import build_net
 from segray.pipelines import crew, node_room, sweep
 from segray.pipelines.crew import usual_predictors
 from segray.pipelines.node_room import check_places, idle_gpus, shape_of, trainings_at_once, worker_shape
@@ -161,11 +157,7 @@ def test_the_largest_node_is_named_among_those_that_have_gpus(monkeypatch: pytes
 def test_predictors_that_leave_no_cpu_are_told_and_the_folder_is_gone_on_with(
     cpus: int, told: str, tmp_path: Path
 ) -> None:
-    net = NetConfig(features=[4, 8])
-    save_bundle(
-        str(tmp_path / "bundle"), build_net(net, 1, 2), net=net, label_map=LabelMap.of_names(["liver"]),
-        grid=Grid("native", (16, 16), None, -1024.0), normalisation=Normalisation("window"),
-    )  # fmt: skip
+    make_bundle(tmp_path / "bundle", "liver")
     (tmp_path / "scans").mkdir()
     nibabel.save(nibabel.Nifti1Image(np.zeros((16, 16, 4), np.int16), np.eye(4)), tmp_path / "scans" / "a.nii.gz")
     places = [str(tmp_path / name) for name in ("bundle", "scans", "out")]

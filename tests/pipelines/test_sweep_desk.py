@@ -11,7 +11,8 @@ from made_sweep import RATES, sweep_config
 
 from segray.config import dump_config, load_config
 from segray.errors import SegrayError
-from segray.pipelines.runtime import WorkerShape
+from segray.pipelines import node_room
+from segray.pipelines.runtime import Node, WorkerShape
 from segray.pipelines.sweep import MOST_ALIKE, Room, SweepDesk
 from segray.pipelines.sweep_folder import SweepFolder
 from segray.tuning.space import load_space
@@ -50,6 +51,18 @@ class Sweep:
     def fail(self, number: int, **more: Any) -> None:
         """Tell that a trial failed."""
         self.end(number, math.nan, **{**AWAY, **more})
+
+
+@pytest.mark.parametrize(("group", "begun"), [(True, 1), (False, 4)])
+def test_groups_of_workers_do_not_outgrow_the_cluster(
+    group: bool, begun: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two on four CPUs neither would read its slices; a lone trial reads by itself, or waits in Ray's queue."""
+    monkeypatch.setattr(node_room, "nodes", lambda: [Node("node", 4, 0, 2**34)])
+    sweep = Sweep(tmp_path, "tune.trials=8")
+    room = Room(WorkerShape(1.0, 0.0), 2, 2, group=True) if group else Room(WorkerShape(1.0, 0.0))
+    desk = SweepDesk(sweep.config, sweep.folder, sweep.study, load_space(str(sweep.config.tune.space)), room)
+    assert [desk.next(running) is not None for running in range(4)].count(True) == begun
 
 
 def test_an_outage_does_not_burn_the_sweep(tmp_path: Path) -> None:

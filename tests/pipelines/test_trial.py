@@ -17,6 +17,7 @@ from segray.errors import CaseError, SegrayError, UsageError
 from segray.nets.bundle import load_bundle
 from segray.pipelines import train
 from segray.pipelines.inference_trial import InferenceActor
+from segray.pipelines.node_room import NoRoomError
 from segray.pipelines.run_folder import CHECKPOINTS, START, RunFolder
 from segray.pipelines.runtime import WorkerShape
 from segray.pipelines.seat import LoneSeat
@@ -47,6 +48,7 @@ def test_a_cause_outside_of_the_settings_is_told_from_one_within() -> None:
     away = SegrayError("It cannot be read.", mend="Wait.")
     away.__cause__ = OSError(errno.ESTALE, "Stale file handle")
     assert failure_of(away)["outside"] is True
+    assert failure_of(NoRoomError("A worker of 8 CPUs finds no room.", mend="Lower it."))["outside"] is True
     assert failure_of(UsageError("The net takes no such input.", mend="Another."))["outside"] is False
     assert failure_of(torch.OutOfMemoryError("CUDA out of memory."))["outside"] is False
 
