@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from segray import outage
-from segray.errors import NotTextError, SegrayError, StoreError, without_secrets
+from segray.errors import NotTextError, SegrayError, StoreError, UsageError, without_secrets
 
 if TYPE_CHECKING:
     import pyarrow.fs as pafs
@@ -43,8 +43,9 @@ def join(base: str, *parts: str) -> str:
 
 
 def absolute(uri: str) -> str:
-    """A path made absolute, so that every node means the same place; a URI unchanged."""
+    """A path made absolute, so that every node means the same place; a URI unchanged. Raises UsageError for a password."""
     if is_remote(uri):
+        _refuse_password(uri)
         return uri.rstrip("/")
     return os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
 
@@ -56,11 +57,13 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
 
     Raises:
         SegrayError: no file system that pyarrow knows, or one that cannot be opened.
+        UsageError: there is a password in ``uri``.
     """
     import pyarrow.fs as pafs
 
     if not is_remote(uri):
         return pafs.LocalFileSystem(), absolute(uri)
+    _refuse_password(uri)
     scheme, _, rest = uri.partition("://")
     place, slash, key = rest.partition("/")
     try:
@@ -74,6 +77,15 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
             mend="An address looks like s3://bucket/key.",
         ) from error
     return fs, path
+
+
+def _refuse_password(uri: str) -> None:
+    """Addresses stand in run folders, tables, ledgers and logs, and who may read those need not know the password."""
+    if (shown := without_secrets(uri)) != uri:
+        raise UsageError(
+            f"{shown} holds a password, which would end up in logs and tables.",
+            mend="Give it by the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), a profile, or a role.",
+        )
 
 
 @contextmanager

@@ -349,6 +349,13 @@ def test_an_absent_bucket_refuses_a_write_in_words(s3: str) -> None:
         storage.write_bytes(f"{s3}-none/x", b"x")
 
 
+@pytest.mark.parametrize("call", [storage.absolute, storage.filesystem, storage.exists, storage.read_bytes])
+def test_an_address_with_a_password_is_refused_before_anything_is_written(call: Callable[[str], Any]) -> None:
+    with pytest.raises(UsageError, match=r"s3://\*\*\*@bucket/x holds a password.*AWS_SECRET_ACCESS_KEY") as caught:
+        call("s3://name:hush@bucket/x")
+    assert "hush" not in str(caught.value)
+
+
 @pytest.mark.parametrize("secret", ["hush", "hu/sh", "hu sh", "hu@sh", "hu/s h@"])
 def test_no_message_holds_a_password(s3: str, secret: str) -> None:
     uri = s3.replace("://", f"://name:{secret}@") + "/none"

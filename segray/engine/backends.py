@@ -29,11 +29,13 @@ class BackendChoice:
         name: torch, openvino or compile; openvino means CPUs, and a GPU computes with torch beside it.
         precision: the arithmetic; ``auto`` is resolved on each device.
         reason: what was measured and why it was chosen, one sentence for a log; empty where there is nothing to say.
+        asked: the setting for which it was chosen, which may name a backend that does not work here; empty: unknown.
     """
 
     name: Backend = "torch"
     precision: Precision = "auto"
     reason: str = ""
+    asked: str = ""
 
     def to_json(self) -> str:
         """One line."""
@@ -44,7 +46,7 @@ class BackendChoice:
         """The inverse of :meth:`to_json`. Raises UsageError for what is no choice."""
         try:
             table = json.loads(text)
-            choice = cls(table["name"], table["precision"], str(table["reason"]))
+            choice = cls(table["name"], table["precision"], str(table["reason"]), str(table.get("asked", "")))
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{text[:80]!r} is no choice of a backend ({type(error).__name__}: {error}).") from error
         if choice.name not in get_args(Backend) or choice.precision not in get_args(Precision):

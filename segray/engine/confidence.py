@@ -158,6 +158,10 @@ class Agreement:
         self._shares = shares
         self._members.clear()
 
+    def forget(self) -> None:
+        """Forget the members since the last mean."""
+        self._members.clear()
+
     def member(self, found: Tensor) -> None:
         """Note what one member would give the pixels."""
         if self._shares:

@@ -18,6 +18,9 @@ class Listener(Protocol):
     def mean(self, found: Tensor) -> None:
         """(n, L, ...) mean of the probabilities of all members since the last mean."""
 
+    def forget(self) -> None:
+        """The members since the last mean come to nothing: memory ran out, and all of them come again."""
+
 
 def probabilities(logits: Tensor, *, overlapping: bool) -> Tensor:
     """Logits (n, L, ...) to float32 probabilities: each label's own where they overlap, else summing to 1 over L."""
@@ -27,11 +30,16 @@ def probabilities(logits: Tensor, *, overlapping: bool) -> Tensor:
 def mean_probabilities(members: Iterable[Tensor], listener: Listener | None = None) -> Tensor:
     """The mean of the (n, L, ...) float32 probabilities of one member or more, made in the first one's memory."""
     total, count = torch.zeros(()), 0
-    for found in members:
+    try:
+        for found in members:
+            if listener is not None:
+                listener.member(found)
+            total = total.add_(found) if count else found
+            count += 1
+    except Exception:
         if listener is not None:
-            listener.member(found)
-        total = total.add_(found) if count else found
-        count += 1
+            listener.forget()
+        raise
     total.div_(count)
     if listener is not None:
         listener.mean(total)

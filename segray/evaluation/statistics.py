@@ -215,8 +215,10 @@ def _check(voxels: Volume, indices: Volume, channels: int, geometry: Geometry, *
     check_indices(indices, 1 << channels if overlapping else channels, "mask")
 
 
-def rounded(amount: float) -> float:
-    """A finite amount with ``DIGITS`` decimals, or where it is small with ``SIGNIFICANT`` significant digits."""
+def rounded(amount: float) -> float | None:
+    """An amount with ``DIGITS`` decimals, or where it is small with ``SIGNIFICANT`` significant digits; None for NaN."""
+    if not math.isfinite(amount):
+        return None
     return round(amount, max(DIGITS, SIGNIFICANT - 1 - math.floor(math.log10(abs(amount))))) if amount else 0.0
 
 

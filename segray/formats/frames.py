@@ -15,7 +15,7 @@ from segray.formats.findings import NOT_KEPT, Findings
 from segray.formats.folder import Left, is_file, listing, stem
 from segray.formats.label_names import dataset_labels, is_safe, mask_labels, volume_labels
 from segray.formats.note import Note
-from segray.formats.overlooked import tell_folders
+from segray.formats.overlooked import OWN, tell_folders
 from segray.formats.picture_folders import channel_details, picture_stem, pictures_of, split_folders, unique_ids
 from segray.formats.source import CaseSource, Discovery
 
@@ -124,7 +124,7 @@ def _image_folder(place: str, root: str) -> str | None:
             inside = _readable(storage.join(place, name), root)[1]
             if any(picture_stem(file) for file in inside) and not any(stem(file) for file in inside):
                 return storage.join(place, name)
-    alone = all(_structure(name) is not None for name in folders)
+    alone = all(_structure(name) is not None or _is_own(storage.join(place, name), root) for name in folders)
     pictures = sum(picture_stem(file) is not None for file in files)
     most = pictures * 2 > len(files) and not any(stem(file) for file in files)
     return place if alone and most else None
@@ -136,6 +136,10 @@ def _readable(folder: str, root: str, left: Left | None = None) -> tuple[list[st
         return listing(folder, root, left)
     except SegrayError:
         return [], []
+
+
+def _is_own(folder: str, root: str) -> bool:
+    return OWN in _readable(folder, root)[1]
 
 
 def _structure(folder: str) -> str | None:

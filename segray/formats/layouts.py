@@ -13,7 +13,7 @@ from segray.formats.channel_files import Channels, group_channels
 from segray.formats.findings import NOT_KEPT, Findings, shown
 from segray.formats.folder import KINDS, Left, is_file, kind_of, listing, real_folder, stem, walk
 from segray.formats.label_names import dataset_channels, dataset_labels, is_safe, mask_labels, volume_labels
-from segray.formats.overlooked import OWN, below_root, first_below, holds_labels, tell_folders
+from segray.formats.overlooked import OWN, below_root, first_below, folders_of_images, holds_labels, tell_folders
 from segray.formats.source import CaseSource, Discovery
 
 SCANS = {f"{scan}{end}": rank for rank, (scan, end) in enumerate(product(("ct", "mri"), KINDS))}
@@ -21,7 +21,6 @@ SCANS = {f"{scan}{end}": rank for rank, (scan, end) in enumerate(product(("ct", 
 
 MASKS = "segmentations"
 PAIRS = (("images", "labels"), ("imagesTr", "labelsTr"))
-LABEL_FOLDERS = frozenset({MASKS, *(labels for _, labels in PAIRS)})
 LABEL_ENDINGS = ("_mask", "_seg", "_label", "_labels", "_segmentation")
 
 BESIDE = "{} lies beside {}; it is left out."
@@ -252,9 +251,8 @@ def read_images(root: str, found: Findings) -> Discovery:
         return found.finish("images", None)
     skipped = 0
     left: Left = []
-    for below, files in walk(root, left):
-        parts = below.split("/")
-        if LABEL_FOLDERS & set(parts) or any(stem(part) is not None for part in parts):
+    for below, files in folders_of_images(root, left):
+        if any(stem(part) is not None for part in below.split("/")):
             continue
         skipped += _add_images(root, below, files, found)
         folders = [name for name in _readable(storage.join(root, below) if below else root, root)[0] if stem(name)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 
 from segray import storage
 from segray.formats.findings import Findings, shown
@@ -12,6 +12,9 @@ from segray.formats.picture_folders import picture_stem
 
 OWN = "prediction.json"
 """The file by which a folder is known that `segray predict` wrote: its masks and previews are no cases."""
+
+WRITTEN = ("masks", "structures", "nifti", "rtstruct", "dicom-seg", "png", "probabilities", "overlays", "previews", "ledger")
+"""The folders in it, which lie among the scans where both are one folder."""
 
 IS_FOLDER = "This is a folder; what lies in it is left out. Move its files to {}/."
 
@@ -47,6 +50,24 @@ def files_below(root: str, below: str, left: Left, seen: set[str]) -> Iterator[t
         if OWN in files:
             own.append(place + "/")
         else:
+            yield place, files
+
+
+def folders_of_images(root: str, left: Left, named: Container[str] = ()) -> Iterator[tuple[str, list[str]]]:
+    """All folders as :func:`walk` has them, but those of labels and what segray predicted, also into ``root`` itself.
+
+    Args:
+        root: the folder of the user.
+        left: takes what a search leaves out.
+        named: names that are looked into although they say that labels lie there, since the user wrote them.
+    """
+    own: list[str] = []
+    for place, files in walk(root, left):
+        if f"{place}/".startswith(tuple(own)) or any(holds_labels(one) and one not in named for one in place.split("/")):
+            continue
+        if OWN in files:
+            own += [f"{place}/"] if place else [f"{name}/" for name in WRITTEN]
+        if OWN not in files or not place:
             yield place, files
 
 

@@ -7,7 +7,8 @@ from fnmatch import fnmatchcase
 from segray import storage
 from segray.errors import UsageError
 from segray.formats.findings import Findings
-from segray.formats.folder import KINDS, Left, kind_of, stem, walk
+from segray.formats.folder import KINDS, Left, kind_of, stem
+from segray.formats.overlooked import folders_of_images
 from segray.formats.source import CaseSource, Discovery
 
 MAGIC = frozenset("*?[")
@@ -25,7 +26,8 @@ def read_pattern(pattern: str, found: Findings) -> Discovery:
 
     A case is named as in a folder of lone scans: by the folders below the first one that the pattern leaves open, and
     its file; by those folders alone where the file is ``ct`` or ``mri`` and no other matches, as TotalSegmentator
-    names cases.
+    names cases. Folders that are named as labels are passed over unless the pattern names them so, and what segray
+    predicted always.
 
     Args:
         pattern: a path or URI in which ``*``, ``?`` and ``[...]`` stand for letters of a name, and a part ``**`` for
@@ -38,7 +40,7 @@ def read_pattern(pattern: str, found: Findings) -> Discovery:
     root, wanted = _split(pattern)
     left: Left = []
     others = 0
-    for below, files in walk(root, left):
+    for below, files in folders_of_images(root, left, wanted):
         parts = tuple(below.split("/")) if below else ()
         if not _may_lead(parts, wanted):
             continue

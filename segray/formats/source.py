@@ -83,9 +83,10 @@ class CaseSource:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """All files of the case, the image first."""
+        """All files of the case, the image first; of a DICOM series its slices: what lies beside them is another's."""
         labels = () if self.labels is None else (self.labels,)
-        return (self.image, *self.parts, *labels, *(self.masks[name] for name in sorted(self.masks)))
+        image = () if self.kind == "dicom" and self.parts else (self.image,)
+        return (*image, *self.parts, *labels, *(self.masks[name] for name in sorted(self.masks)))
 
     def fingerprint(self, state_of: Callable[[str], tuple[int, int]] = file_state) -> str:
         """32 hex digits of the names, sizes and times of all files, and of those with the voxels of an .mhd.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from segray import formats
@@ -41,9 +42,20 @@ def choose_backend(
     Raises:
         UsageError: the backend that is asked for cannot be had.
     """
-    plain = BackendChoice("torch", config.precision)
-    if kept and config.backend in ("auto", BackendChoice.from_json(kept).name):
+    if kept and config.backend in ("auto", *_answers(BackendChoice.from_json(kept))):
         return BackendChoice.from_json(kept)
+    return replace(_chosen(cases, bundles, config, shape), asked=config.backend)
+
+
+def _answers(choice: BackendChoice) -> tuple[str, str]:
+    """The settings that a choice is an answer to: who computes, and who was asked for and does not work here."""
+    return choice.name, choice.asked
+
+
+def _chosen(
+    cases: Sequence[Planned], bundles: Sequence[str], config: PredictConfig, shape: WorkerShape
+) -> BackendChoice:
+    plain = BackendChoice("torch", config.precision)
     if not cases or config.backend == "torch" or (config.backend == "auto" and shape.gpus > 0):
         return plain
     grid = load_bundle(bundles[0]).grid
@@ -62,6 +74,7 @@ def choose_backend(
             told,
             argument=lambda one: one.source.to_json(),
             cpus=shape.cpus,
+            gpus=shape.gpus,
             environment=BRIEF_SPIN,
         )
         for done in tasks:
@@ -110,8 +123,9 @@ def unlike_choice(settings: PredictConfig, kept: str) -> list[str]:
     if not kept:
         return []
     choice = BackendChoice.from_json(kept)
-    asked = {"backend": (settings.backend, choice.name), "precision": (settings.precision, choice.precision)}
-    return [name for name, (wanted, there) in asked.items() if wanted not in ("auto", there)]
+    there = {"backend": _answers(choice), "precision": (choice.precision,)}
+    wanted = {"backend": settings.backend, "precision": settings.precision}
+    return [name for name, one in wanted.items() if one not in ("auto", *there[name])]
 
 
 def kept_choice(facts: dict[str, Any]) -> str:

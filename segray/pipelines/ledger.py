@@ -103,7 +103,9 @@ class Ledger:
             self._entries.pop(case_id, None)
         else:
             texts = (str(row.get(name) or "") for name in Entry._fields)
-            self._entries[case_id] = Entry(*texts)
+            entry = Entry(*texts)
+            # Who can write one row of the folder must not choose a file elsewhere to be read or deleted.
+            self._entries[case_id] = entry if _is_inside(entry.mask) else entry._replace(mask="")
 
     @property
     def entries(self) -> Mapping[str, Entry]:
@@ -212,3 +214,8 @@ def _write_all(file: FileIO, data: bytes) -> None:
     left = memoryview(data)
     while left:
         left = left[file.write(left) :]
+
+
+def _is_inside(place: str) -> bool:
+    """Whether a path that is meant from the prediction folder stays in it."""
+    return not place.startswith("/") and "://" not in place and ".." not in place.split("/")

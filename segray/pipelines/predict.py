@@ -305,7 +305,7 @@ def _run(cases: list[CaseSource], ensemble: Ensemble, folder: str, config: Confi
         for declared, group in memory_classes(theirs, bytes_needed, beside=memory.declared(theirs) * on_a_node):
             shape = crew.shape(len(group))
             pool = _Pool(min(crew.predictors(len(group)), len(group)), shape, memory.declared(group))
-            stage = (members, settings, shape.threads, backend.to_json())
+            stage = (members, _on(shape, settings), shape.threads, backend.to_json())
             left = {case.source.case_id: case for case in group}
             for case_id, line in _run_class(group, declared, pool, stage, write):
                 left.pop(case_id, None)
@@ -313,6 +313,11 @@ def _run(cases: list[CaseSource], ensemble: Ensemble, folder: str, config: Confi
             if left:
                 watch.say(f"Cases that lost their worker again and again, each tried once more by itself: {len(left)}.")
                 yield from predict_lost(list(left.values()), LoneCase(stage, write), shape, declared + pool.memory)
+
+
+def _on(shape: WorkerShape, settings: PredictConfig) -> PredictConfig:
+    """The settings of a Predictor that has no GPU of its own: Ray hides none from it, and several would share one."""
+    return settings if shape.gpus else settings.model_copy(update={"gpu": "no"})
 
 
 def _backend(

@@ -8,11 +8,12 @@ from typing import Any
 import pyarrow as pa
 
 from segray import formats, ledger_parts, storage
-from segray.case import LabelMap, channel_volumes
+from segray.case import LabelMap, channel_volumes, check_case_id
 from segray.config import Config
 from segray.errors import CaseError, SegrayError
 from segray.evaluation.statistics import structure_statistics
 from segray.formats.source import CaseSource
+from segray.pipelines.admission import memory_at_most
 from segray.pipelines.case_outputs import PREVIEWS, PredictedCase, draw_preview, preview_path
 from segray.pipelines.case_tasks import run_tasks
 from segray.pipelines.runtime import MIB, ray_session
@@ -80,8 +81,9 @@ def _write_review(folder: str, config: Config, structures: pa.Table) -> list[str
     if wanted:
         shared = (folder, storage.read_text(storage.join(folder, "label_map.json")))
         with ray_session(config.ray):
+            bytes_each = memory_at_most(PREVIEW_BYTES)
             for done in run_tasks(
-                preview_case, _items(folder, wanted), shared, argument=dict, memory=lambda _: PREVIEW_BYTES
+                preview_case, _items(folder, wanted), shared, argument=dict, memory=lambda _: bytes_each
             ):
                 if done.reason:
                     notes.append(f"No preview of {done.item['case_id']}: {done.reason}")
@@ -107,4 +109,4 @@ def preview_case(item: dict[str, Any], folder: str, label_map_json: str) -> None
         voxels, indices, label_map.channels, case.geometry, overlapping=label_map.overlapping
     )
     drawn = draw_preview(PredictedCase(source, case.geometry, label_map, voxels, indices, statistics))
-    storage.write_bytes(preview_path(folder, source.case_id), drawn, durable=False)
+    storage.write_bytes(preview_path(folder, check_case_id(source.case_id)), drawn, durable=False)

@@ -65,7 +65,8 @@ class GroupSeat:
         context = ray.train.get_context()
         self.rank: int = context.get_world_rank()
         self.world: int = context.get_world_size()
-        self.device: torch.device = get_device()
+        # Ray hides no GPU from a worker that has none, and takes the first one for its own.
+        self.device: torch.device = get_device() if ray.get_gpu_ids() else torch.device("cpu")
 
     def wrap(self, net: nn.Module) -> nn.Module:
         """As :class:`Seat`."""

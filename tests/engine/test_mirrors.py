@@ -189,3 +189,37 @@ def test_slabs_shrink_for_the_probabilities() -> None:
     assert slices(settings("x", slab_mib=1)) < plain
     assert slices(settings(threshold={"a": 0.4}, slab_mib=1)) < plain
     assert slices(settings(threshold={"a": 0.5}, slab_mib=1)) == plain
+
+
+class Heard:
+    """A listener that keeps what each mean was of."""
+
+    def __init__(self) -> None:
+        self.means: list[int] = []
+        self.forget()
+
+    def member(self, found: torch.Tensor) -> None:
+        self._members += 1
+
+    def mean(self, found: torch.Tensor) -> None:
+        self.means.append(self._members)
+        self._members = 0
+
+    def forget(self) -> None:
+        self._members = 0
+
+
+def test_mirrors_before_the_memory_ran_out_are_no_members_of_the_mean_that_comes_after() -> None:
+    heard, passes = Heard(), iter([None, torch.OutOfMemoryError("CUDA out of memory."), None, None])
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        if (error := next(passes)) is not None:
+            raise error
+        return images
+
+    mirrored = MirroredForward(forward, NetConfig(features=[4, 8], patch=(8, 8, 8)), ("x",), overlapping=False, listener=heard)
+    images = torch.zeros(2, 3, 8, 8, 8)
+    with pytest.raises(torch.OutOfMemoryError):
+        mirrored(images)
+    mirrored(images[:1])
+    assert heard.means == [2]

@@ -177,6 +177,8 @@ def test_a_flat_voxel_has_no_surface_and_stops_nothing() -> None:
     found = structure_statistics(labels, labels, 2, grid((2, 2, 2), (1e-6, 1.0, 1.0)))
     assert np.isnan(found.surface_mm2[0])
     assert found.voxels[0] == 8
+    (row,) = found.as_rows(LabelMap({"a": 1}))
+    assert (row["voxels"], row["surface_mm2"]) == (8, None)
 
 
 @pytest.mark.parametrize(

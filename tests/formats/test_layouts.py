@@ -324,3 +324,25 @@ def test_pairs_of_a_second_kind_are_told(fill: Any) -> None:
     discovery = found(fill("images/a.nii.gz", "labels/a.nii.gz", "imagesTr/b.nii.gz", "labelsTr/b.nii.gz"))
     assert ids(discovery) == ["a"]
     assert any("imagesTr/ lies beside images/ and is left out" in note for note in discovery.notes)
+
+
+@pytest.mark.parametrize("where", ["out/", ""])
+def test_what_was_predicted_among_lone_images_is_no_image(fill: Any, where: str) -> None:
+    folder = fill("a.nii.gz", "deep/b.nii.gz", "masks/a.nii.gz", "liver_seg/a.nii.gz")
+    fill(f"{where}masks/a.nii.gz", f"{where}structures/a/liver.nii.gz", f"{where}probabilities/a.nii.gz")
+    (folder / where / "prediction.json").write_text("{}")
+    assert ids(found(folder, labelled=False)) == ["a", "deep_b"]
+    assert ids(found(folder / "**" / "*.nii.gz", labelled=False)) == ["a", "deep_b"]
+
+
+def test_a_pattern_may_name_a_folder_of_labels(fill: Any) -> None:
+    folder = fill("s1/masks/a.nii.gz")
+    assert ids(found(folder / "*" / "masks" / "*.nii.gz", labelled=False)) == ["s1_masks_a"]
+
+
+def test_pictures_are_found_when_they_were_predicted_into_a_folder_beside_them(tmp_path: Path) -> None:
+    (tmp_path / "out" / "masks").mkdir(parents=True)
+    for place in (tmp_path / "a.png", tmp_path / "out" / "masks" / "a.png"):
+        Image.new("L", (4, 4)).save(place)
+    (tmp_path / "out" / "prediction.json").write_text("{}")
+    assert ids(found(tmp_path, labelled=False)) == ["a"]

@@ -19,6 +19,7 @@ import torch
 from segray import formats, storage
 from segray.case import LabelMap
 from segray.config import Config, NetConfig, PredictConfig, load_config
+from segray.engine.backends import BackendChoice
 from segray.errors import UsageError
 from segray.evaluation.tables import read_csv_rows
 from segray.formats.probability_files import read_probabilities
@@ -28,7 +29,7 @@ from segray.grid import Grid
 from segray.nets.bundle import save_bundle
 from segray.nets.normalise import Normalisation
 from segray.nets.unet import build_net
-from segray.pipelines.backend_choice import choose_backend, kept_choice
+from segray.pipelines.backend_choice import choose_backend, kept_choice, unlike_choice
 from segray.pipelines.case_outputs import check_further, check_output, why_no_output
 from segray.pipelines.headers import Planned
 from segray.pipelines.ledger import Ledger
@@ -316,6 +317,18 @@ def test_a_choice_is_kept_and_few_slices_are_not_worth_one(bundle: str, scans: l
     asked = settings_of("predict.backend=torch")
     assert choose_backend([case], [bundle], asked, shape, kept).name == "torch"
     assert kept_choice({"backend": None}) == ""
+
+
+def test_a_backend_that_does_not_work_is_answered_alike_when_the_command_is_given_again(
+    bundle: str, scans: list[str]
+) -> None:
+    asked = settings_of("predict.backend=compile")
+    fault = BackendChoice("torch", asked.precision, "torch.compile does not work here.", asked="compile")
+    kept = kept_choice({"backend": json.loads(fault.to_json())})
+    assert unlike_choice(asked, kept) == []
+    assert choose_backend([], [bundle], asked, WorkerShape(1.0, 0.0), kept) == fault
+    assert unlike_choice(settings_of("predict.backend=openvino"), kept) == ["backend"]
+    assert choose_backend([], [bundle], asked, WorkerShape(1.0, 0.0), "").asked == "compile"
 
 
 def test_what_reads_and_writes_loads_no_torch() -> None:

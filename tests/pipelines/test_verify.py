@@ -70,6 +70,20 @@ def test_a_row_without_a_mask_is_done_again(folder: Path) -> None:
     assert verify(str(folder)).clean
 
 
+@pytest.mark.parametrize("place", ["../theirs/x.nii.gz", "{theirs}/x.nii.gz", "masks/../../theirs/x.nii.gz"])
+def test_a_row_that_names_a_file_outside_reads_and_deletes_nothing_there(folder: Path, place: str) -> None:
+    theirs = folder.parent / "theirs"
+    theirs.mkdir()
+    (theirs / "x.nii.gz").write_bytes(b"no mask")
+    with Ledger(str(folder)) as ledger:
+        (row,) = (row for row in ledger.rows if row["case_id"] == "b")
+        ledger.add(row | {"mask": place.format(theirs=theirs)})
+    summary = verify(str(folder), delete_orphans=True)
+    assert ("lost", "b") in [(one.kind, one.name) for one in summary.findings]
+    assert (theirs / "x.nii.gz").read_bytes() == b"no mask"
+    assert todo(folder) == ["b"]
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
 
