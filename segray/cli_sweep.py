@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from rich.text import Text
 
 from segray.cli_display import sayable
 from segray.cli_watch import QUIET_S, STYLES, duration, follow
-from segray.errors import UsageError
+from segray.errors import SegrayError, UsageError
 from segray.pipelines.sweep_view import SweepReader, SweepView, TrialLine, is_sweep
 
 if TYPE_CHECKING:
@@ -60,16 +61,19 @@ class SweepLive:
     def _show(self) -> None:
         reader: SweepReader | None = None
         while reader is None and not self._done.wait(EVERY_S):
-            reader = SweepReader(self._path) if is_sweep(self._path) else None
+            with suppress(SegrayError):
+                reader = SweepReader(self._path) if is_sweep(self._path) else None
         if reader is None:
             return
         if self._console.is_terminal:
             with Live(console=self._console, auto_refresh=False, transient=True) as live:
                 while not self._done.wait(EVERY_S):
-                    live.update(frame(reader.view(), self._console), refresh=True)
+                    with suppress(SegrayError):  # a disk that is away for a moment; the sweep itself waits for it
+                        live.update(frame(reader.view(), self._console), refresh=True)
             return
         while not self._done.wait(PLAIN_EVERY_S):
-            self._console.print(Text(plain_line(reader.view())), soft_wrap=True)
+            with suppress(SegrayError):
+                self._console.print(Text(plain_line(reader.view())), soft_wrap=True)
 
 
 def refuse_beside_resume(

@@ -43,7 +43,11 @@ def join(base: str, *parts: str) -> str:
 
 
 def absolute(uri: str) -> str:
-    """A path made absolute, so that every node means the same place; a URI unchanged. Raises UsageError for a password."""
+    """A path made absolute, so that every node means the same place; a URI unchanged.
+
+    Raises:
+        UsageError: there is a password in the URI.
+    """
     if is_remote(uri):
         _refuse_password(uri)
         return uri.rstrip("/")

@@ -7,12 +7,14 @@ import gzip
 import os
 import pickle
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from segray import ledger_parts, storage
-from segray.errors import CaseError, SegrayError, StoreError
+from segray.errors import CaseError, SegrayError, StoreError, UsageError
 from segray.formats import folder
 
 

@@ -216,7 +216,7 @@ def _check(voxels: Volume, indices: Volume, channels: int, geometry: Geometry, *
 
 
 def rounded(amount: float) -> float | None:
-    """An amount with ``DIGITS`` decimals, or where it is small with ``SIGNIFICANT`` significant digits; None for NaN."""
+    """With ``DIGITS`` decimals, or where it is small with ``SIGNIFICANT`` significant digits; None for NaN."""
     if not math.isfinite(amount):
         return None
     return round(amount, max(DIGITS, SIGNIFICANT - 1 - math.floor(math.log10(abs(amount))))) if amount else 0.0

@@ -11,7 +11,7 @@ from segray.case import LabelMap
 from segray.errors import SegrayError, UsageError
 from segray.formats.channel_files import Channels, group_channels
 from segray.formats.findings import NOT_KEPT, Findings, shown
-from segray.formats.folder import KINDS, Left, is_file, kind_of, listing, real_folder, stem, walk
+from segray.formats.folder import KINDS, Left, is_file, kind_of, listing, real_folder, stem
 from segray.formats.label_names import dataset_channels, dataset_labels, is_safe, mask_labels, volume_labels
 from segray.formats.overlooked import OWN, below_root, first_below, folders_of_images, holds_labels, tell_folders
 from segray.formats.source import CaseSource, Discovery

@@ -13,7 +13,7 @@ from segray.formats.picture_folders import picture_stem
 OWN = "prediction.json"
 """The file by which a folder is known that `segray predict` wrote: its masks and previews are no cases."""
 
-WRITTEN = ("masks", "structures", "nifti", "rtstruct", "dicom-seg", "png", "probabilities", "overlays", "previews", "ledger")
+WRITTEN = ("masks", "structures", "nifti", "rtstruct", "dicom-seg", "png", "probabilities", "overlays", "previews")
 """The folders in it, which lie among the scans where both are one folder."""
 
 IS_FOLDER = "This is a folder; what lies in it is left out. Move its files to {}/."
@@ -63,7 +63,8 @@ def folders_of_images(root: str, left: Left, named: Container[str] = ()) -> Iter
     """
     own: list[str] = []
     for place, files in walk(root, left):
-        if f"{place}/".startswith(tuple(own)) or any(holds_labels(one) and one not in named for one in place.split("/")):
+        told = (one for one in place.split("/") if one not in named)
+        if f"{place}/".startswith(tuple(own)) or any(map(holds_labels, told)):
             continue
         if OWN in files:
             own += [f"{place}/"] if place else [f"{name}/" for name in WRITTEN]

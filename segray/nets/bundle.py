@@ -148,9 +148,18 @@ def find_bundles(path: str) -> list[str]:
     root = storage.absolute(path)
     folds = [storage.join(root, name) for name in storage.names(root) if name.startswith("fold_")]
     found = [fold for fold in sorted(folds) if storage.exists(storage.join(fold, FOLDER, DESCRIPTION))]
-    if found and len(found) < len(folds):
+    if found and (len(found) < len(folds) or _is_under_way(root)):
         raise UsageError(f"{path} holds a cross-validation that has not ended.", mend=f"segray train --resume {path}")
     return [find_bundle(fold) for fold in found] if found else [find_bundle(path)]
+
+
+def _is_under_way(root: str) -> bool:
+    """Whether a cross-validation says of itself that folds are left: a fold has a bundle from its first epoch on."""
+    try:
+        history = json.loads(storage.read_text(storage.join(root, "history.json")))
+    except (SegrayError, ValueError):
+        return False  # bundles that were copied out of their run
+    return isinstance(history, dict) and history.get("finished") is False
 
 
 def load_bundle(folder: str) -> Bundle:

@@ -12,6 +12,7 @@ from typing import Any
 from segray import privacy, storage
 from segray.config import Config, dump_config
 from segray.errors import SegrayError, UsageError
+from segray.pipelines.failures import LOW_MEMORY
 from segray.pipelines.folds import training_manifest
 from segray.pipelines.node_room import check_places, places, shape_of, trainings_at_once, worker_shape
 from segray.pipelines.run_folder import CHECKPOINTS
@@ -39,8 +40,8 @@ SHOW_S = 2.0
 """Between two tables of the trials, at least; where a long one takes its time, twenty times that."""
 
 
-DEATHS = ("ActorDiedError", "ActorUnavailableError", "NodeDiedError", "died unexpectedly", "The actor is dead")
-"""What Ray says of a process that is gone."""
+DEATHS = ("died unexpectedly", "actor is dead", "actor died", "is unavailable", "node has died", "preempted")
+"""What Ray says of a process that is gone; Ray Tune hands on the words without the kind of the error."""
 
 
 @dataclass(frozen=True)
@@ -309,7 +310,7 @@ class SweepDesk:
 
     def _lost(self, number: int, error: str) -> None:
         """Ray's words on a trial that died ``train.max_failures`` times and once more."""
-        if "OutOfMemoryError" in error or "memory pressure" in error:
+        if LOW_MEMORY.search(error):
             self._study.out_of_memory(number, "Ray ended the trial, since the memory of its node ran out.")
         elif any(word in error for word in DEATHS):
             self._study.lose(number, f"The process or node of the trial was lost again and again: {last_line(error)}")

@@ -32,6 +32,7 @@ from segray.pipelines.node_room import idle_gpus, shape_of
 from segray.pipelines.run_folder import BUNDLE, CHECKPOINTS, CONFIG, FAILURES, METRICS, RunFolder
 from segray.pipelines.runtime import KEEP_MEMORY, WorkerShape, ray_session
 from segray.pipelines.session import LOWER_IS_BETTER
+from segray.pipelines.sweep_folder import SPACE
 from segray.pipelines.train_start import begin_from, with_net_of_start
 from segray.pipelines.train_worker import train_worker
 from segray.shards.manifest import Manifest
@@ -103,6 +104,8 @@ def train(
     if resume:
         if not run.exists:
             raise UsageError(f"{run.path} holds no run to resume.", mend="Start one by `segray train CONFIG`.")
+        if storage.exists(run.file(SPACE)):
+            raise UsageError(f"{run.path} holds a sweep.", mend=f"Go on with it by `segray tune --resume {run.path}`.")
         config = _resumed(config, run)
     config = privacy.with_privacy(_with_absolute_paths(config, run), run.path)
     if config.train.folds and config.train.fold is None:
@@ -374,7 +377,13 @@ class _Watch:
 
     def _loop(self) -> None:
         while not self._done.wait(1.0):
+            self._look()
+        self._look(last=True)
+
+    def _look(self, *, last: bool = False) -> None:
+        try:
             facts = self._run.progress()
-            if facts:
-                self._watcher(facts)
-        self._watcher(self._run.progress())
+        except SegrayError:
+            return  # a disk that is away for a moment is no reason to show nothing from then on
+        if facts or last:
+            self._watcher(facts)

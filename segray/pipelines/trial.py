@@ -37,7 +37,7 @@ POLL_S = 0.5
 _MALLOC = {-8: 1, -3: 1 << 30, -1: (1 << 31) - 1}
 """M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, as :data:`segray.pipelines.runtime.KEEP_MEMORY` sets them."""
 
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "does not fit into the memory")
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "does not fit into the memory", "the memory of the node")
 
 
 class TrialActor(Trainable):  # type: ignore[misc]

@@ -21,12 +21,15 @@ class WandB(Tracker):
         run_id, _ = start.kept_id("wandb", lambda: secrets.token_hex(4))
         # What looks at the machine is off: it would take time from the training.
         settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True, init_timeout=30)
+        mode = os.environ.get("WANDB_MODE", "offline")
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=os.path.basename(folder),
             id=run_id,
+            # A server would begin the run of this id anew. Offline there is nothing to ask, and wandb says so.
+            resume=None if mode == "offline" else "allow",
             dir=folder,
-            mode=os.environ.get("WANDB_MODE", "offline"),  # type: ignore[arg-type]
+            mode=mode,  # type: ignore[arg-type]
             config=dict(start.config),
             settings=settings,
         )

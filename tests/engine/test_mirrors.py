@@ -217,7 +217,8 @@ def test_mirrors_before_the_memory_ran_out_are_no_members_of_the_mean_that_comes
             raise error
         return images
 
-    mirrored = MirroredForward(forward, NetConfig(features=[4, 8], patch=(8, 8, 8)), ("x",), overlapping=False, listener=heard)
+    net = NetConfig(features=[4, 8], patch=(8, 8, 8))
+    mirrored = MirroredForward(forward, net, ("x",), overlapping=False, listener=heard)
     images = torch.zeros(2, 3, 8, 8, 8)
     with pytest.raises(torch.OutOfMemoryError):
         mirrored(images)

@@ -12,7 +12,7 @@ from segray.case import LabelMap
 from segray.config import NetConfig
 from segray.errors import UsageError
 from segray.grid import Grid
-from segray.nets.bundle import load_bundle, save_bundle
+from segray.nets.bundle import find_bundles, load_bundle, save_bundle
 from segray.nets.normalise import Normalisation
 from segray.nets.unet import build_net
 
@@ -146,3 +146,16 @@ def test_a_bundle_keeps_all_heads(tmp_path: Path) -> None:
         assert torch.equal(loaded(x), network.eval()(x))
         for mine, theirs in zip(loaded.train()(x), network.train()(x), strict=True):
             assert torch.equal(mine, theirs)
+
+
+def test_folds_that_are_still_trained_are_no_ensemble(tmp_path: Path) -> None:
+    """Each fold has a bundle from its first epoch on, and one that has not begun has not even a folder."""
+    for fold in (0, 1):
+        bundle = tmp_path / "run" / f"fold_{fold}" / "bundle"
+        bundle.mkdir(parents=True)
+        (bundle / "bundle.json").write_text("{}")
+    (tmp_path / "run" / "history.json").write_text(json.dumps({"finished": False}))
+    with pytest.raises(UsageError, match="has not ended"):
+        find_bundles(str(tmp_path / "run"))
+    (tmp_path / "run" / "history.json").write_text(json.dumps({"finished": True}))
+    assert len(find_bundles(str(tmp_path / "run"))) == 2

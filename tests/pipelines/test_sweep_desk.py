@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from made_sweep import RATES, sweep_config
 
-from segray.config import dump_config, load_config
-from segray.errors import SegrayError
+from segray.config import Config, dump_config, load_config
+from segray.errors import SegrayError, UsageError
 from segray.pipelines import node_room
 from segray.pipelines.runtime import Node, WorkerShape
 from segray.pipelines.sweep import MOST_ALIKE, Room, SweepDesk
-from segray.pipelines.sweep_folder import SweepFolder
+from segray.pipelines.sweep_folder import SPACE, SweepFolder
+from segray.pipelines.train import train
 from segray.tuning.space import load_space
 from segray.tuning.study import SweepStudy
 
@@ -180,8 +181,14 @@ def test_what_fell_behind_unheard_is_ended(tmp_path: Path, pruner: str) -> None:
 @pytest.mark.parametrize(
     ("words", "state", "infeasible"),
     [
-        ("ray.exceptions.ActorDiedError: The actor died unexpectedly", "lost", False),
-        ("ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory", "failed", True),
+        ("The actor died unexpectedly before finishing this task.", "lost", False),
+        ("The actor 1ff2 is unavailable: RpcError: keepalive watchdog timeout. The task may or may not", "lost", False),
+        (
+            "1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 192.0.2.2, ID: 2) "
+            "was 23.10GB / 24.00GB",
+            "failed",
+            True,
+        ),
         ("ValueError: odd", "failed", False),
     ],
 )
@@ -196,6 +203,15 @@ def test_what_ray_says_of_a_dead_trial_is_its_row(tmp_path: Path, words: str, st
     assert record.reason
     assert not checkpoint.exists()
     sweep.end(sweep.begin())
+
+
+def test_a_sweep_is_no_training_to_go_on_with(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    (Path(sweep.folder.path) / SPACE).touch()
+    before = {path.name for path in Path(sweep.folder.path).iterdir()}
+    with pytest.raises(UsageError, match=r"holds a sweep\..*segray tune --resume"):
+        train(Config(), resume=sweep.folder.path)
+    assert {path.name for path in Path(sweep.folder.path).iterdir()} == before
 
 
 def test_no_trial_begins_after_the_minutes_over_all_resumes(tmp_path: Path) -> None:
