@@ -30,9 +30,16 @@ check_shared() { # a host that cannot write there would fail hours later
   rm -f "$probe"
 }
 
+version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
+
 make_venv() {
   local python=${SEGRAY_PYTHON:-python3.11}
-  if [[ -x $VENV/bin/python ]]; then return 0; fi
+  if [[ -x $VENV/bin/python ]]; then
+    if [[ -z ${SEGRAY_PYTHON:-} ]] || ! command -v "$python" >/dev/null ||
+      [[ $(version_of "$python") == "$(version_of "$VENV/bin/python")" ]]; then return 0; fi
+    die "$VENV has Python $(version_of "$VENV/bin/python"), and SEGRAY_PYTHON is $python." \
+      "Name another SEGRAY_VENV in cluster.yaml, or remove that folder on every host."
+  fi
   command -v "$python" >/dev/null ||
     die "$python is not installed. Install it, or change SEGRAY_PYTHON in cluster.yaml."
   "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "$python is older than Python 3.11."
@@ -45,7 +52,7 @@ fingerprint() { # of all that decides what pip would install
     cat "$SOURCE/constraints.txt"
     if [[ -f $PACKAGE ]]; then cat "$PACKAGE"; else
       cat "$PACKAGE/pyproject.toml"
-      find "$PACKAGE/segray" -name '*.py' -print0 | LC_ALL=C sort -z | xargs -0 cat
+      find "$PACKAGE/segray" "$PACKAGE/tune_spaces" -name '*.py' -print0 | LC_ALL=C sort -z | xargs -0 cat
     fi
   } | sha256sum | cut -d' ' -f1
 }
@@ -66,7 +73,12 @@ install() {
 }
 
 greet_shells() { # `ray stop`, `ray down`, `ray exec` and a person find the programs, and talk with the token
-  local line="export PATH=$VENV/bin:\$PATH RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 # segray"
+  local line="export PATH=$VENV/bin:\$PATH RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0"
+  if [[ -n ${SEGRAY_TLS:-} ]]; then # else `ray status` is hung up on
+    line+=" RAY_USE_TLS=1 RAY_TLS_CA_CERT=$SEGRAY_TLS/ca.crt"
+    line+=" RAY_TLS_SERVER_CERT=$SEGRAY_TLS/node.crt RAY_TLS_SERVER_KEY=$SEGRAY_TLS/node.key"
+  fi
+  line+=" # segray"
   touch "$HOME/.bashrc"
   if grep -qxF "$line" "$HOME/.bashrc"; then return 0; fi
   sed -i '/^export PATH=.* # segray$/d' "$HOME/.bashrc"

@@ -71,7 +71,10 @@ object_store() { # bytes; more than /dev/shm holds would be put on the disk, whi
 
 own_interface() { # Gloo and NCCL listen where the host's name points to; Debian lets it point to 127.0.1.1
   local own
-  if [[ -n ${GLOO_SOCKET_IFNAME:-} ]]; then return 0; fi
+  if [[ -n ${GLOO_SOCKET_IFNAME:-} ]]; then
+    export GLOO_SOCKET_IFNAME NCCL_SOCKET_IFNAME=${NCCL_SOCKET_IFNAME:-$GLOO_SOCKET_IFNAME}
+    return 0
+  fi
   own=$(getent ahostsv4 "$(hostname)" | awk 'NR == 1 { print $1 }' || true)
   if [[ -n $own && $own != 127.* ]]; then return 0; fi
   own=$(ip -o -4 route get "${RAY_HEAD_IP:-8.8.8.8}" 2>/dev/null | sed -n 's/.* dev \([^ ]*\) .*/\1/p' || true)

@@ -7,6 +7,8 @@ Ray's autoscaler for the GPUs (or CPUs), waits until they are there, runs the co
 whatever happened; idle nodes then go after the cluster's idle time. The exit code is the command's own; 1 where the
 nodes did not come in time.
 
+Ray's autoscaler knows one request, the last: so an actor on the head keeps those of all jobs, and asks for their sum.
+
 A job killed with SIGKILL takes nothing back: its nodes stay, and cost, until the next run of this or `ray down`.
 """
 
@@ -17,13 +19,51 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 Bundles = list[dict[str, int]]
 TERMINATED = 128 + signal.SIGTERM
+
+AGAIN_S, FORGOTTEN_S = 20.0, 120.0
+"""How often a job says that it still wants its nodes, and after which silence it is taken for dead."""
+
+
+class Requests:
+    """What jobs have asked for: the autoscaler is told the sum of it, and only when that changes."""
+
+    def __init__(self, tell: Callable[[Bundles], None] | None = None) -> None:
+        self._tell = tell or _ask_autoscaler
+        self._asked: dict[str, tuple[Bundles, float]] = {}
+        self._told: Bundles | None = None
+
+    def ask(self, job: str, bundles: Bundles, now: float) -> None:
+        """Ask for the nodes of a job, or say at ``now``, in seconds, that they are still wanted."""
+        self._asked[job] = (bundles, now)
+        self._say(now)
+
+    def let_go(self, job: str, now: float) -> None:
+        """Take a job's request back."""
+        self._asked.pop(job, None)
+        self._say(now)
+
+    def _say(self, now: float) -> None:
+        self._asked = {job: one for job, one in self._asked.items() if now - one[1] < FORGOTTEN_S}
+        wanted = [bundle for bundles, _ in self._asked.values() for bundle in bundles]
+        if wanted != self._told:
+            self._tell(wanted)
+            self._told = wanted
+
+
+def _ask_autoscaler(bundles: Bundles) -> None:
+    from ray.autoscaler.sdk import request_resources
+
+    request_resources(bundles=bundles)
 
 
 def read_arguments(words: Sequence[str]) -> argparse.Namespace:
@@ -84,23 +124,48 @@ def run(command: Sequence[str]) -> int:
     return code if code >= 0 else 128 - code
 
 
+@contextmanager
+def asked_for(requests: Any, bundles: Bundles) -> Iterator[None]:
+    """Within the block the nodes are wanted; ``requests`` is an actor of :class:`Requests`."""
+    import ray
+
+    job, over = uuid.uuid4().hex, threading.Event()
+
+    def again() -> None:
+        while not over.wait(AGAIN_S):
+            requests.ask.remote(job, bundles, time.time())
+
+    ray.get(requests.ask.remote(job, bundles, time.time()))
+    threading.Thread(target=again, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+        ray.get(requests.let_go.remote(job, time.time()))
+
+
+def of_all_jobs() -> Any:
+    """The actor that all jobs of the cluster ask; it takes no CPU, and lies on the node of the first job: the head."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {"name": "requests", "namespace": "segray", "lifetime": "detached", "get_if_exists": True}
+    return ray.remote(Requests).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here, **options).remote()
+
+
 def main(words: Sequence[str]) -> int:
     """Ask, wait, run, let go."""
     told = read_arguments(words)
     import ray
-    from ray.autoscaler.sdk import request_resources
 
     kind, wanted = ("GPU", told.gpus) if told.gpus else ("CPU", told.cpus)
     ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), log_to_driver=False)
-    with ended_by_exception():
-        try:
-            request_resources(bundles=bundles_of(told.gpus, told.cpus))
-            if not wait_for(lambda: float(ray.cluster_resources().get(kind, 0)), wanted, told.timeout):
-                print(f"{wanted} {kind}s did not come in {told.timeout:g} s. See `ray status`.", file=sys.stderr)
-                return 1
-            return run(told.command)
-        finally:
-            request_resources(bundles=[])
+    with ended_by_exception(), asked_for(of_all_jobs(), bundles_of(told.gpus, told.cpus)):
+        if not wait_for(lambda: float(ray.cluster_resources().get(kind, 0)), wanted, told.timeout):
+            print(f"{wanted} {kind}s did not come in {told.timeout:g} s. See `ray status`.", file=sys.stderr)
+            return 1
+        return run(told.command)
 
 
 if __name__ == "__main__":

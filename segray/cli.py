@@ -206,7 +206,7 @@ def tune(
     config: Annotated[str | None, typer.Argument(metavar="CONFIG", help="A YAML config that all trials share.")] = None,
     space: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="A search space (Python); overrides tune.space."),
+        typer.Option(metavar="FILE", help="A search space (Python), or one of segray's by name; overrides tune.space."),
     ] = None,
     shards: Annotated[str | None, typer.Option(metavar="FOLDER", help="Shards; overrides train.shards.")] = None,
     run: Annotated[str | None, typer.Option(metavar="FOLDER", help="The sweep's folder; overrides tune.run.")] = None,

@@ -12,7 +12,9 @@ from segray.config.section import Count, NonNegative, Section, setting
 class TuneConfig(Section):
     """A sweep: many trainings, each with settings that a search space draws."""
 
-    space: str | None = setting(None, "Python module with `space(trial)`, which draws settings by Optuna's suggestions")
+    space: str | None = setting(
+        None, "Python file with `space(trial)`, which draws settings by Optuna's suggestions; or quick, unet2d, ..."
+    )
     run: str | None = setting(None, "folder of the sweep, to create")
     bundle: str | None = setting(
         None,

@@ -24,7 +24,7 @@ from segray.pipelines import node_probe
 from segray.pipelines.cluster_facts import ClusterFacts, Gpu, NodeFacts, StorageFacts
 from segray.pipelines.cluster_findings import conclude
 from segray.pipelines.failures import reason_for
-from segray.pipelines.runtime import MIB, ray_session
+from segray.pipelines.runtime import AUTO, MIB, ray_session
 
 START_S, TORCH_S, STORAGE_S, NETWORK_S, CLOCK_S = 45.0, 60.0, 30.0, 20.0, 2.0
 """For so long a node may be silent in each step: to start a process on it, to import torch, and so on."""
@@ -72,7 +72,9 @@ class ClusterDiagnosis:
 
 
 def cluster_doctor(config: Config | None = None, storage_path: str | None = None) -> ClusterDiagnosis:
-    """Examine every living node of the cluster that ``config.ray`` or RAY_ADDRESS names, all of them in parallel.
+    """Examine every living node of a cluster, all of them in parallel.
+
+    It is the one that ``config.ray`` or RAY_ADDRESS names, or the one that this machine is part of.
 
     A node that does not answer is a finding. Each takes a process without CPUs; files and objects that are written are
     removed again.
@@ -86,7 +88,8 @@ def cluster_doctor(config: Config | None = None, storage_path: str | None = None
     """
     began = time.monotonic()
     config = config or Config()
-    with ray_session(config.ray):
+    there = config.ray.address or os.environ.get("RAY_ADDRESS") or AUTO
+    with ray_session(config.ray.model_copy(update={"address": there})):
         facts = _examined(storage_path or "")
     return ClusterDiagnosis(facts, conclude(facts), time.monotonic() - began)
 

@@ -20,6 +20,7 @@ from segray.evaluation.tables import overall, summarise, write_table
 from segray.formats.source import CaseSource
 from segray.pipelines.case_tasks import run_on_cases
 from segray.pipelines.case_watch import CaseWatch, Watcher
+from segray.pipelines.cluster_doctor import preflight_notes
 from segray.pipelines.failures import reason_for
 from segray.pipelines.headers import Planned, read_headers
 from segray.pipelines.ledger import Ledger
@@ -73,6 +74,8 @@ def evaluate(
     rows: list[dict[str, Any]] = []
     failed = list(known.failed)
     with ray_session(config.ray), CaseWatch(folder, "evaluate", watcher) as watch:
+        for sentence in preflight_notes(config, folder):
+            watch.say(sentence)
         watch.note(f"evaluate: {len(known.cases)} cases against {truth}")
         for done, found in enumerate(_measured(folder, known), start=1):
             if found["reason"]:

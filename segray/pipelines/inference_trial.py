@@ -22,6 +22,7 @@ from segray.errors import SegrayError, UsageError
 from segray.evaluation.counting import Counts, count_overlapping, count_pair
 from segray.evaluation.metrics import dice
 from segray.nets.bundle import Bundle, find_bundles, load_bundle
+from segray.outage import be_patient
 from segray.pipelines.live import data_folder, hide_names
 from segray.pipelines.run_folder import CONFIG, RunFolder
 from segray.pipelines.trial import failure_of, keep_memory
@@ -134,6 +135,7 @@ class InferenceActor(Trainable):  # type: ignore[misc]
     def setup(self, config: dict[str, Any]) -> None:
         """Begin with the first trial of this process."""
         keep_memory()
+        be_patient()
         self._told = config
         self._cases: HeldOutCases | None = None
         self._bundles: list[Bundle] = []

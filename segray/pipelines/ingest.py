@@ -23,6 +23,7 @@ from segray.formats.source import CaseSource, Discovery
 from segray.grid import Grid, fill_value, resolve_grid
 from segray.pipelines.case_tasks import run_on_cases
 from segray.pipelines.case_watch import CaseWatch, Watcher
+from segray.pipelines.cluster_doctor import preflight_notes
 from segray.pipelines.failures import reason_for
 from segray.pipelines.headers import Planned, read_headers
 from segray.pipelines.runtime import MIB, ray_session
@@ -140,6 +141,8 @@ def ingest_cases(
     strays = [*match_table(known, config.ingest.split), *annotated.match(known)]
     place, run = log or (folder, "")
     with ray_session(config.ray), CaseWatch(place, "ingest", watcher, run=run) as watch:
+        for sentence in preflight_notes(config, folder):
+            watch.say(sentence)
         cases = [case for case in discovery.cases if case.has_labels]
         planned, broken = read_headers(cases, with_label_values=discovery.label_map is None)
         failed += [(case.case_id, reason) for case, reason in broken]

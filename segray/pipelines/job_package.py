@@ -15,6 +15,7 @@ import yaml
 from segray.config import load_config, put_override
 from segray.errors import UsageError, without_secrets
 from segray.storage import is_remote
+from segray.tuning.space import own_spaces
 
 MOST_BYTES = 8 * 1024 * 1024
 """Of all files of a job: what is larger is data."""
@@ -52,6 +53,12 @@ PRIVACY_KEY = "privacy.key_file"
 FILE_SETTINGS = ("tune.space", *TABLES)
 """Settings that name a small file; the others of :class:`Roles` name places."""
 
+SPACES = ("--space", "tune.space")
+"""Where a search space may also be called by the name that segray has for it."""
+
+WORDS = {"tune.storage": "sqlite"}
+"""Values of settings of places that are words and no paths."""
+
 COMMANDS: Mapping[str, Roles] = {
     "doctor": Roles(places={"source": "SRC", "out": "--out", "storage": "--storage"}, settings=TABLES),
     "ingest": Roles(places={"source": "SRC", "destination": "DST"}, settings=TABLES, outcome=("destination",)),
@@ -68,8 +75,10 @@ COMMANDS: Mapping[str, Roles] = {
             "train.shards": "shards",
             "tune.run": "run",
             "tune.space": "space",
+            "train.start_from": "",
             "tune.bundle": "",
             "tune.earlier": "",
+            "tune.storage": "",
         },
         outcome=("run", "resume", "tune.run"),
     ),
@@ -154,7 +163,7 @@ class _Copies:
         """The path of the copy of a file; ``value`` itself where it is one of the cluster's own."""
         path = Path(value)
         if not path.is_file():
-            if path.is_absolute() or is_remote(value):
+            if path.is_absolute() or is_remote(value) or (called in SPACES and value in own_spaces()):
                 return value
             raise UsageError(f"There is no file {value} ({called}).", mend="Mend its path.")
         name = self._names.setdefault(path.resolve(), f"{FOLDER}/{len(self._names)}/{path.name}")
@@ -175,7 +184,7 @@ def _with_settings(
     """The words, with the settings that name files set to their copies."""
     for key, overruled_by in {**roles.settings, PRIVACY_KEY: ""}.items():
         value = _setting(tree, key)
-        if value is None or (overruled_by and parameters.get(overruled_by) is not None):
+        if value in (None, WORDS.get(key)) or (overruled_by and parameters.get(overruled_by) is not None):
             continue
         if key not in FILE_SETTINGS:
             _refuse_relative(value, key)

@@ -118,8 +118,11 @@ def _named(job: Job) -> set[str]:
 def _own_log(run: str, lines: int) -> tuple[list[ProcessLog], list[str]]:
     """The log in the run folder, where it can be seen from here."""
     path = storage.join(run, LOG)
-    if not storage.exists(path):
-        return [], [f"{path} cannot be seen from here."] if "/" in run else []
+    try:
+        if not storage.exists(path):
+            return [], [f"{path} cannot be seen from here."] if "/" in run else []
+    except SegrayError as error:  # of a bucket that the nodes may read, and who asks may not
+        return [], [str(error)]
     text, records = storage.read_text(path), ""
     if storage.exists(storage.join(run, JSON_LOG)):
         records = _last(storage.read_text(storage.join(run, JSON_LOG)), lines)

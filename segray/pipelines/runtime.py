@@ -62,6 +62,9 @@ class WorkerShape:
         return max(1, round(self.cpus + 0.01))
 
 
+AUTO = "auto"
+"""The address, for Ray, of the cluster that this machine is part of."""
+
 KEPT_S = 60
 """How long a process waits for its next task. By Ray's own second it ends as soon as there are more processes than
 CPUs, also by actors that take none: on a few cores nearly every case started one to be read, and one to be written."""
@@ -95,6 +98,11 @@ def _connect(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
+        if address == AUTO:
+            raise SegrayError(
+                f"This machine is no part of a Ray cluster ({_first_line(error)}).",
+                mend="Name one by --set ray.address=HEAD:6379, or give the command to it as a job (`segray submit`).",
+            ) from error
         raise SegrayError(
             f"No Ray cluster answers at {address} ({_first_line(error)}).",
             mend="Start one with `ray up cluster.yaml`, or leave ray.address empty for an embedded Ray.",

@@ -231,9 +231,7 @@ def _with_absolute_paths(config: Config, folder: SweepFolder) -> Config:
 
 def _space_of(config: Config) -> Space:
     if not config.tune.space:
-        raise UsageError(
-            "No search space is named.", mend="Give --space FILE, such as tune_spaces/quick.py, or tune.space."
-        )
+        raise UsageError("No search space is named.", mend="Give --space quick, or a file of your own, or tune.space.")
     return load_space(config.tune.space)
 
 

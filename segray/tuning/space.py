@@ -38,6 +38,9 @@ NOT_DRAWN = {
 }
 """Keys that no space may draw: why, and what to do instead."""
 
+OWN_SPACES = Path(__file__).resolve().parents[2] / "tune_spaces"
+"""The spaces that come with segray, beside its package in a checkout and where it is installed."""
+
 KEYS = tuple(key for key, _ in known_keys())
 
 
@@ -98,16 +101,25 @@ class Space:
         )
 
 
+def own_spaces() -> dict[str, Path]:
+    """Name to file of the spaces that come with segray."""
+    return {path.stem: path for path in sorted(OWN_SPACES.glob("*.py"))}
+
+
 def load_space(path: str | Path) -> Space:
     """Import the file of a search space, under a module name that nothing else has.
+
+    ``path`` may be the name of one that comes with segray, where no file is called so.
 
     Raises:
         UsageError: no such file, no Python (with the line), an exception while it is imported (with name and line), or
             no function ``space``.
     """
-    path = Path(path)
+    told, own = Path(path), own_spaces()
+    path = told if told.is_file() else own.get(str(path), told)
     if not path.is_file():
-        raise UsageError(f"There is no search space {path}.", mend="tune_spaces/ holds some to take or to copy.")
+        names = ", ".join(own)
+        raise UsageError(f"There is no search space {path}.", mend=f"Name a file, or one that segray brings: {names}.")
     module = _imported(path)
     space = getattr(module, "space", None)
     if not callable(space):

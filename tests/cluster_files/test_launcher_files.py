@@ -118,7 +118,7 @@ def test_clouds_scale_from_zero_on_spot_nodes(name: str) -> None:
 
 def settings_block() -> str:
     """The one command of cluster.yaml that writes the settings of a host."""
-    (command,) = load("cluster.yaml")["initialization_commands"]
+    (command,) = load("cluster.yaml")["setup_commands"]
     assert isinstance(command, str)
     return command
 
@@ -152,6 +152,25 @@ def test_the_settings_reach_the_host_through_rays_shell(tmp_path: Path) -> None:
     assert found["RAY_health_check_period_ms"] == "1000"
 
 
+def test_a_changed_setting_is_a_changed_host_for_ray() -> None:
+    """Ray sets hosts up anew whose hash differs, and of workers it hashes these commands alone."""
+    from ray.autoscaler._private.util import hash_runtime_conf
+
+    def of_workers(text: str) -> object:
+        found = prepare(yaml.safe_load(text))
+        commands = [found["worker_setup_commands"], found["worker_start_ray_commands"]]
+        return hash_runtime_conf({}, [], commands)[0]
+
+    text = (ROOT / "cluster.yaml").read_text(encoding="utf-8")
+    changed = text.replace('SEGRAY_MEMORY_MIB=""', "SEGRAY_MEMORY_MIB=4096")
+    assert changed != text
+    assert of_workers(changed) != of_workers(text)
+    for kind in ("head", "worker"):
+        settings, install = prepare(yaml.safe_load(text))[f"{kind}_setup_commands"]
+        assert "node.env" in settings
+        assert install.endswith("install.sh")
+
+
 def test_every_setting_is_read_and_every_setting_that_is_read_is_there() -> None:
     told = set(re.findall(r"^(SEGRAY_\w+)=", settings_block(), re.MULTILINE))
     scripts = [(ROOT / "cluster" / name).read_text(encoding="utf-8") for name in ("install.sh", "start-node.sh")]
@@ -172,7 +191,7 @@ def test_the_lines_to_edit_are_all_that_a_user_must_change() -> None:
         "worker_ips": ["10.77.0.11", "10.77.0.12"],
     }
     assert config["auth"] == {"ssh_user": "root", "ssh_private_key": "/tmp/key"}
-    (command,) = config["initialization_commands"]
+    (command,) = config["setup_commands"]
     assert "\nSEGRAY_SHARED=/mnt\n" in command
     assert "\nSEGRAY_CPUS=2\nSEGRAY_GPUS=0\nSETTINGS\n" in command
     assert made.split(LEAVE)[1] == text.split(LEAVE)[1]

@@ -205,6 +205,11 @@ def test_a_host_that_has_segray_is_only_looked_at(host: Host, tmp_path: Path) ->
     lines = (host.home / ".bashrc").read_text().splitlines()
     assert len(lines) == 1
     assert lines[0].startswith(f"export PATH={sys.prefix}/bin:$PATH RAY_AUTH_MODE=token ")
+    assert "TLS" not in lines[0]
+    ready(host, tmp_path, SEGRAY_TLS="/etc/tls")
+    assert host.run("install.sh").returncode == 0
+    (line,) = (host.home / ".bashrc").read_text().splitlines()
+    assert "RAY_USE_TLS=1 RAY_TLS_CA_CERT=/etc/tls/ca.crt" in line, "`ray status` in a shell of the host"
     assert list((tmp_path / "shared").iterdir()) == []
 
 
@@ -248,6 +253,25 @@ def test_a_wheel_is_installed_once_and_again_when_it_changes(host: Host, tmp_pat
         assert ("is up to date" in done.stdout) is again
         asked = [str(venv / "bin" / "python"), "-I", "-c", "import segray; print(segray.NUMBER)"]
         assert subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip() == str(number)
+
+
+def test_another_python_is_no_silent_matter(host: Host, tmp_path: Path) -> None:
+    host.token()
+    venv = tmp_path / "venv"
+    (venv / "bin").mkdir(parents=True)
+    for path, version in ((venv / "bin" / "python", "3.11"), (host.programs / "python3.12", "3.12")):
+        path.write_text(f"#!/bin/sh\necho {version}\n")
+        path.chmod(0o755)
+    package = {"SEGRAY_PACKAGE": str(make_wheel(tmp_path, 1)), "SEGRAY_VENV": str(venv)}
+    ready(host, tmp_path, **package, SEGRAY_PYTHON="python3.12")
+    done = host.run("install.sh")
+    assert done.returncode == 1
+    assert f"{venv} has Python 3.11, and SEGRAY_PYTHON is python3.12. Name another SEGRAY_VENV" in done.stderr
+
+
+def test_the_interface_that_a_host_names_is_that_of_both_libraries(host: Host) -> None:
+    environment = host.start(*WORKER, GLOO_SOCKET_IFNAME="eth7")[1]
+    assert (environment["GLOO_SOCKET_IFNAME"], environment["NCCL_SOCKET_IFNAME"]) == ("eth7", "eth7")
 
 
 def test_a_run_is_begun_or_gone_on_with(host: Host, tmp_path: Path) -> None:

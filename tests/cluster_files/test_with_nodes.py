@@ -50,6 +50,40 @@ def test_the_autoscaler_takes_the_bundles(program: ModuleType) -> None:
             request_resources(bundles=bundles)
 
 
+def test_the_autoscaler_hears_the_sum_of_what_all_jobs_want(program: ModuleType) -> None:
+    told: list[list[dict[str, int]]] = []
+    requests, gpu = program.Requests(told.append), {"GPU": 1, "CPU": 1}
+    requests.ask("a", [gpu] * 4, 0.0)
+    requests.ask("b", [gpu], 1.0)
+    requests.ask("a", [gpu] * 4, 100.0)
+    assert [len(one) for one in told] == [4, 5]
+    requests.let_go("b", 110.0)
+    assert len(told[-1]) == 4, "the end of one job takes nothing from the other"
+    requests.ask("c", [gpu], 100.0 + program.FORGOTTEN_S)
+    assert len(told[-1]) == 1, "a job that was killed is forgotten"
+    requests.let_go("c", 300.0)
+    assert told[-1] == []
+
+
+@pytest.mark.ray
+def test_requests_of_a_job_reach_ray_and_are_taken_back(program: ModuleType, embedded_ray: None) -> None:
+    import json
+
+    from ray.autoscaler._private.constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    def asked() -> list[dict[str, int]]:
+        found: list[dict[str, int]] = json.loads(_internal_kv_get(AUTOSCALER_RESOURCE_REQUEST_CHANNEL))
+        return found
+
+    with program.asked_for(program.of_all_jobs(), [{"CPU": 1}] * 3):
+        assert asked() == [{"CPU": 1}] * 3
+        with program.asked_for(program.of_all_jobs(), [{"CPU": 2}]):
+            assert len(asked()) == 4
+        assert len(asked()) == 3
+    assert asked() == []
+
+
 def test_waiting_ends_when_the_nodes_are_there_or_the_time_is_over(program: ModuleType) -> None:
     seen = iter([0.0, 1.0, 2.0])
     assert program.wait_for(lambda: next(seen), 2, timeout=5, pause=0.01)

@@ -12,6 +12,7 @@ import pytest
 import ray
 
 from segray.config import Config, RayConfig
+from segray.errors import SegrayError
 from segray.pipelines.cluster_doctor import cluster_doctor, preflight
 
 pytestmark = [pytest.mark.ray]
@@ -34,6 +35,21 @@ def test_a_single_node_is_examined_and_left_as_it_was(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     assert not {one.code for one in diagnosis.findings if one.grade == "error"}
     assert json.loads(json.dumps(diagnosis.to_dict()))["facts"]["nodes"][0]["cpus"] == 4
+
+
+def test_no_ray_is_embedded_to_be_called_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def init(address: str, **_: object) -> None:
+        asked.append(address)
+        raise ConnectionError("Could not find any running Ray instance.")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(SegrayError, match=r"no part of a Ray cluster .*ray\.address"):
+        cluster_doctor()
+    assert asked == ["auto"]
 
 
 @pytest.mark.usefixtures("embedded_ray")

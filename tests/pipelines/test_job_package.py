@@ -56,6 +56,13 @@ def test_a_search_space_goes_along(written: list[str]) -> None:
     assert package.files["packed/1/space.py"].startswith(b"def space")
 
 
+def test_a_space_that_segray_brings_is_there_already() -> None:
+    package = pack(["tune", "my.yaml", "--space", "quick"], {"config": "my.yaml", "space": "quick"})
+    assert package.words[2:] == ("--space", "quick")
+    with pytest.raises(UsageError, match="There is no file slow"):
+        pack(["tune", "--space", "slow"], {"space": "slow"})
+
+
 @pytest.mark.parametrize("written", [["--set", "tune.space=spaces/space.py"], ["--set=tune.space=spaces/space.py"]])
 def test_so_does_one_that_a_setting_names(written: list[str]) -> None:
     package = pack(["tune", *written], {"overrides": ["tune.space=spaces/space.py"]})
@@ -148,6 +155,15 @@ def test_an_override_that_cannot_be_read_is_told_wherever_the_config_lies(
 ) -> None:
     with pytest.raises(UsageError, match=words):
         pack(["train", config, "--set", override], {"config": config, "overrides": [override]})
+
+
+@pytest.mark.parametrize("setting", ["tune.storage=all.journal", "train.start_from=runs/one"])
+def test_a_place_that_only_this_folder_knows_is_refused(setting: str) -> None:
+    """The journal would lie in the copy of the folder that Ray throws away with the job."""
+    with pytest.raises(UsageError, match=rf"{setting.partition('=')[0]}: .* is relative"):
+        pack(["tune", "--set", setting], {"overrides": [setting]})
+    for fine in ("tune.storage=sqlite", "tune.storage=postgresql://me@host/db", "tune.storage=/mnt/all.journal"):
+        assert pack(["tune", "--set", fine], {"overrides": [fine]}).words == ("tune", "--set", fine)
 
 
 def test_what_is_no_job_is_refused() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from segray.errors import UsageError
+from segray.errors import StoreError, UsageError
+from segray.pipelines import run_logs
 from segray.pipelines.head import Head, HeadLostError, Job, address_of, token
 from segray.pipelines.jobs import exit_code, stop_task
 from segray.pipelines.run_logs import ProcessLog, RunLogs, gather_logs, jobs_of, process_of, write_logs
@@ -138,6 +139,16 @@ def test_without_a_cluster_the_log_of_the_run_is_told(tmp_path: Path) -> None:
     assert gathered.notes == []
     with pytest.raises(UsageError, match=r"holds no run\.log"):
         gather_logs(str(tmp_path / "none"), None)
+
+
+def test_a_bucket_that_only_the_nodes_may_read_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(uri: str) -> bool:
+        raise StoreError(f"{uri} cannot be read (ACCESS_DENIED).")
+
+    monkeypatch.setattr(run_logs.storage, "exists", refuse)
+    with pytest.raises(UsageError, match=r"holds no run\.log"):
+        gather_logs("s3://bucket/run", None)
+    assert run_logs._own_log("s3://bucket/run", 0) == ([], ["s3://bucket/run/run.log cannot be read (ACCESS_DENIED)."])
 
 
 def test_logs_are_written_node_by_node(tmp_path: Path) -> None:

@@ -90,10 +90,18 @@ def test_a_file_that_is_no_space_is_named_with_its_line(tmp_path: Path, text: st
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"There is no search space .*none\.py\. tune_spaces/ holds some"):
+    brought = "one that segray brings: augmentation, inference, quick, unet2d"
+    with pytest.raises(UsageError, match=rf"There is no search space .*none\.py\. Name a file, or {brought}"):
         load_space(tmp_path / "none.py")
     with pytest.raises(UsageError, match="There is no search space"):
         load_space(tmp_path)
+
+
+def test_spaces_of_segray_are_called_by_name_unless_a_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_space("quick").path.name == "quick.py"
+    monkeypatch.chdir(tmp_path)
+    Path("quick").write_text("def space(trial):\n    return {}\n")
+    assert load_space("quick").path == Path("quick")
 
 
 @pytest.mark.parametrize(
