@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 SOME_FAILED = 3
 """Exit code of a command that finished while some cases failed."""
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, that of a shell."""
+
 TRACEBACK = "SEGRAY_TRACEBACK"
 """The variable that, set to 1, shows where an error came from that nobody foresaw."""
 
@@ -503,14 +506,24 @@ def _guarded(command: Callable[[], object]) -> int:
         typer.echo(f"segray: {hide(str(error))}", err=True)
         return error.exit_code
     except KeyboardInterrupt:
-        typer.echo("segray: interrupted; the same command goes on where it stopped.", err=True)
-        return 130
+        return _tell_interrupted()
+    except SystemExit as end:
+        # Typer makes an exit of Ctrl-C, without a word.
+        if end.__context__ is not None and isinstance(end.__context__.__cause__, KeyboardInterrupt):
+            return _tell_interrupted()
+        raise
     except (typer.Exit, typer.Abort):
         raise
     except Exception as error:
         _tell_defect(error)
         return 1
     return 0
+
+
+def _tell_interrupted() -> int:
+    told = "What is finished is kept: the same command goes on, of train and tune with --resume and the run."
+    typer.echo(f"segray: interrupted. {told}", err=True)
+    return INTERRUPTED
 
 
 def _tell_defect(error: Exception) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import typer
+import typer
 
 import segray
 from segray import cli, privacy
@@ -148,6 +149,19 @@ def _fail(error: BaseException) -> int:
         raise error
 
     return cli._guarded(command)
+
+
+@pytest.mark.parametrize("by_typer", [False, True])
+def test_ctrl_c_says_what_is_kept(by_typer: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    code = cli._guarded(lambda: app([])) if by_typer else _fail(KeyboardInterrupt())
+    assert code == 130
+    assert "segray: interrupted. What is finished is kept" in capsys.readouterr().err
 
 
 def test_what_nobody_foresaw_is_one_line_with_hidden_names(

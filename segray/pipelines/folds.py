@@ -68,17 +68,19 @@ def train_folds(
     run.log(f"{config.train.folds} folds, {count} at once")
     run.write_history(finished=False, state="running")
     progress = _Progress(config.train.folds, watcher)
-    with ThreadPoolExecutor(count, thread_name_prefix="fold") as pool:
+    pool = ThreadPoolExecutor(count, thread_name_prefix="fold")
+    try:
         waiting = [
             pool.submit(train_one, fold_config(config, run, fold), fold, progress.of_fold(fold))
             for fold in range(config.train.folds)
         ]
-        try:
-            failed = [(fold, error) for fold, one in enumerate(waiting) if (error := one.exception()) is not None]
-        except BaseException:
-            run.write_history(state="interrupted")
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        failed = [(fold, error) for fold, one in enumerate(waiting) if (error := one.exception()) is not None]
+    except BaseException:
+        # Not waited for: those that run end with the Ray session, which the caller closes now.
+        pool.shutdown(wait=False, cancel_futures=True)
+        run.write_history(state="interrupted")
+        raise
+    pool.shutdown()
     if failed:
         run.write_history(state="failed")
         for _, error in failed:

@@ -14,6 +14,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from segray.pipelines.kept_actors import keeping_actors
+from segray.pipelines.trial_deaths import bearing_low_memory
 
 TRIALS = "ray"
 """Folder below the sweep where Ray Tune keeps its own notes; nothing of it is needed to go on."""
@@ -180,7 +181,7 @@ def run_trials(
             verbose=0,
         ),
     )
-    with keeping_actors():
+    with keeping_actors(), bearing_low_memory():
         tuner.fit()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import signal
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -301,11 +302,17 @@ def _words(train: TrainConfig) -> str:
 
 
 def _fit_and_note(config: Config, run: RunFolder, shape: WorkerShape, stop_after: int) -> None:
+    asked = signal.getsignal(signal.SIGINT)
     try:
         _fit(config, run, shape, stop_after)
     except BaseException as error:
         run.write_history(state="failed" if isinstance(error, Exception) else "interrupted")
+        if isinstance(error, SystemExit):  # Ray Train makes one of Ctrl-C, with the exit code of success
+            raise KeyboardInterrupt from error
         raise
+    finally:
+        if asked is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, asked)  # Ray Train leaves its own behind
 
 
 def _fit(config: Config, run: RunFolder, shape: WorkerShape, stop_after: int) -> None:

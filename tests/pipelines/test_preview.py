@@ -44,8 +44,9 @@ def drawn(config: Config, monkeypatch: pytest.MonkeyPatch, out: Path) -> list[Au
         caught.extend(rows)
         return sheet(rows, *rest, **named)
 
-    monkeypatch.setattr(preview, "augment_sheet", catch)
-    preview.preview_augment(config, str(out), slices=3, draws=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(preview, "augment_sheet", catch)
+        preview.preview_augment(config, str(out), slices=3, draws=2)
     return caught
 
 
@@ -81,6 +82,25 @@ def test_a_draw_is_what_the_net_of_a_training_is_shown(
             assert not np.array_equal(row.pictures[epoch], row.pictures[0])
     for row, z in zip(rows, chosen, strict=True):
         np.testing.assert_array_equal(row.labels[0], whole.labels[z])
+
+
+def test_of_a_3d_net_patches_are_shown_turned_about_all_axes(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calm = [f"augment.{name}=0" for name in ("scale", "shift", "brightness", "contrast", "gamma", "noise")]
+    settings = [*GRID, f"train.shards={shards}", "net.features=[4,8]", "net.patch=[8,16,16]", *calm, "augment.rotate=1"]
+    flat = drawn(load_config(None, settings), monkeypatch, tmp_path / "flat.png")
+    space = drawn(load_config(None, [*settings, "augment.space=true"]), monkeypatch, tmp_path / "space.png")
+    assert flat[0].pictures.shape == (3, 16, 16)
+    assert any((row.labels > 0).any() for row in flat)
+    for one, other in zip(flat, space, strict=True):
+        np.testing.assert_array_equal(one.pictures[0], other.pictures[0])
+        assert not np.array_equal(one.pictures[1], other.pictures[1])
+    # Above one another: mirrored along z the slice in the middle of eight is the one below it.
+    turned = drawn(
+        load_config(None, [*settings, "augment.rotate=0", "augment.flip_z=1"]), monkeypatch, tmp_path / "z.png"
+    )
+    assert all(not np.array_equal(row.pictures[1], row.pictures[0]) for row in turned)
 
 
 def test_the_command_writes_the_picture_and_the_same_one_again(shards: Path, tmp_path: Path) -> None:
