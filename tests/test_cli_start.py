@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import typer
-import typer
 
 import segray
 from segray import cli, privacy

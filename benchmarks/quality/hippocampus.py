@@ -16,15 +16,15 @@ measure the nets alone, 0.8870 and 0.8864: the target is missed by 0.0012. Predi
 low priority (nice 10) ran beside most of it.
 
 Before, patches of 32 x 48 x 32, four at a time, and 13 minutes a fold: 0.8876, alone 0.8854 and 0.8847. On the first
-fold, 14 minutes of a core, that had 0.8843; two patches at a time 0.8853, and four of 24 x 48 x 24, which is 63 epochs in
+fold, 14 minutes of a core, that had 0.8843; two patches at a time 0.8853, and four of 24 x 48 x 24, with 63 epochs in
 place of 48, 0.8859. The trainings end with a soft Dice on their own cases no better than on unseen ones: more steps
 help, and there is nothing to hold back.
 
-Before that, a 3D and a 2.5D net, 7.5 and 6.5 minutes a fold one after the other on a Xeon, had 0.8828 in 79 minutes, 0.8820
-and 0.8744 alone. Changed since, all at once: `augment.space`, a core for each net all the time, and a second 3D net
-with deep supervision in place of the 2.5D one. On the first fold a patch of 40 x 56 x 40, which sees a case whole, had
-0.8824 where 32 x 48 x 32 had 0.8843 in the same 14 minutes: it makes three steps where the other makes five. Within the
-earlier time wider nets (24 features, 0.873), mirroring and stronger augmentation (0.875) were worse.
+Before that, a 3D and a 2.5D net, 7.5 and 6.5 minutes a fold one after the other on a Xeon, had 0.8828 in 79 minutes,
+0.8820 and 0.8744 alone. Changed since, all at once: `augment.space`, a core for each net all the time, and a second 3D
+net with deep supervision in place of the 2.5D one. On the first fold a patch of 40 x 56 x 40, which sees a case whole,
+had 0.8824 where 32 x 48 x 32 had 0.8843 in the same 14 minutes: it makes three steps where the other makes five. Within
+the earlier time wider nets (24 features, 0.873), mirroring and stronger augmentation (0.875) were worse.
 """
 
 from __future__ import annotations
