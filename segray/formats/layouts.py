@@ -251,7 +251,7 @@ def read_images(root: str, found: Findings) -> Discovery:
         return found.finish("images", None)
     skipped = 0
     left: Left = []
-    for below, files in folders_of_images(root, left):
+    for below, files in folders_of_images(root, left, found.notes):
         if any(stem(part) is not None for part in below.split("/")):
             continue
         skipped += _add_images(root, below, files, found)

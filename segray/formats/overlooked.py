@@ -13,6 +13,12 @@ from segray.formats.picture_folders import picture_stem
 OWN = "prediction.json"
 """The file by which a folder is known that `segray predict` wrote: its masks and previews are no cases."""
 
+PASSED_OVER = "Passed over"
+"""How the note on folders begins that are not looked into although images lie there."""
+
+FEW = 3
+"""Folders that are named where several are passed over."""
+
 WRITTEN = ("masks", "structures", "nifti", "rtstruct", "dicom-seg", "png", "probabilities", "overlays", "previews")
 """The folders in it, which lie among the scans where both are one folder."""
 
@@ -53,23 +59,35 @@ def files_below(root: str, below: str, left: Left, seen: set[str]) -> Iterator[t
             yield place, files
 
 
-def folders_of_images(root: str, left: Left, named: Container[str] = ()) -> Iterator[tuple[str, list[str]]]:
+def folders_of_images(
+    root: str, left: Left, notes: list[str], named: Container[str] = ()
+) -> Iterator[tuple[str, list[str]]]:
     """All folders as :func:`walk` has them, but those of labels and what segray predicted, also into ``root`` itself.
 
     Args:
         root: the folder of the user.
         left: takes what a search leaves out.
+        notes: takes a sentence on the folders that are passed over, at the end.
         named: names that are looked into although they say that labels lie there, since the user wrote them.
     """
     own: list[str] = []
+    over: list[str] = []
     for place, files in walk(root, left):
         told = (one for one in place.split("/") if one not in named)
-        if f"{place}/".startswith(tuple(own)) or any(map(holds_labels, told)):
+        if f"{place}/".startswith(tuple(own)):
+            continue
+        if any(map(holds_labels, told)):
+            over += [place] if any(map(is_image, files)) else []
             continue
         if OWN in files:
             own += [f"{place}/"] if place else [f"{name}/" for name in WRITTEN]
+            over += [place] if place else []
         if OWN not in files or not place:
             yield place, files
+    if over:
+        more = ", ..." if len(over) > FEW else ""
+        folders = f"{len(over)} folder{'s' * (len(over) > 1)} ({', '.join(over[:FEW])}{more})"
+        notes.append(f"{PASSED_OVER}, since labels or predictions of segray lie there: {folders}.")
 
 
 def first_below(root: str, below: str, wanted: Callable[[str], bool], left: Left, seen: set[str]) -> str | None:

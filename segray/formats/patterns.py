@@ -40,7 +40,7 @@ def read_pattern(pattern: str, found: Findings) -> Discovery:
     root, wanted = _split(pattern)
     left: Left = []
     others = 0
-    for below, files in folders_of_images(root, left, wanted):
+    for below, files in folders_of_images(root, left, found.notes, wanted):
         parts = tuple(below.split("/")) if below else ()
         if not _may_lead(parts, wanted):
             continue

@@ -19,6 +19,7 @@ from segray.config import Config, IngestConfig, PredictConfig
 from segray.engine.backends import BackendChoice
 from segray.engine.predictor import check_settings
 from segray.errors import SegrayError, UsageError
+from segray.formats.overlooked import PASSED_OVER
 from segray.formats.source import CaseSource
 from segray.ledger_parts import PREDICTION
 from segray.nets.bundle import Bundle
@@ -115,7 +116,7 @@ def predict(
     folder = storage.absolute(destination)
     ensemble = load_ensemble([bundle] if isinstance(bundle, str) else bundle, config.predict.split)
     config = privacy.with_privacy(config, folder)
-    cases, problems = _cases(source, config, ensemble)
+    cases, problems, passed = _cases(source, config, ensemble)
     for members in dict.fromkeys(ensemble.members(case.case_id) for case in cases):
         check_settings(ensemble.at(members), config.predict)
     check_further(config.predict.further, cases, ensemble.first.label_map)
@@ -127,7 +128,7 @@ def predict(
             beside = _note_problems(problems, {case.case_id for case in cases}, ledger, watch)
             todo = find_todo(cases, ledger, folder, config.predict, ensemble.first.label_map)
             doubts = [check(config.predict, ensemble.bundles) for check in (idle_predict, unlearnt_mirrors)]
-            for note in [*chain(*doubts), *beside, *todo.notes]:
+            for note in [*chain(*doubts), *passed, *beside, *todo.notes]:
                 watch.say(note)
             with patient(), ray_session(config.ray) if todo.cases else nullcontext():
                 new = _work(todo.cases, ensemble, folder, config, ledger, claim, watch)
@@ -187,7 +188,10 @@ def _as_trained(ingest: IngestConfig, bundle: Bundle) -> IngestConfig:
     return ingest.model_copy(update={"picture_channels": "grey" if bundle.in_channels == 1 else "rgb"})
 
 
-def _cases(source: str, config: Config, ensemble: Ensemble) -> tuple[list[CaseSource], list[tuple[str, str]]]:
+def _cases(
+    source: str, config: Config, ensemble: Ensemble
+) -> tuple[list[CaseSource], list[tuple[str, str]], list[str]]:
+    """The cases of the run, what is wrong with others, and sentences on what was passed over."""
     discovery = formats.discover(source, _as_trained(config.ingest, ensemble.first), labelled=False)
     cases, problems = discovery.cases, discovery.problems
     if config.predict.split != "all":
@@ -199,7 +203,7 @@ def _cases(source: str, config: Config, ensemble: Ensemble) -> tuple[list[CaseSo
                 f"None of the cases in {source} is in the {config.predict.split} split of the bundle.",
                 mend="Name the folder that was ingested, or use predict.split=all.",
             )
-    return cases, problems
+    return cases, problems, [note for note in discovery.notes if note.startswith(PASSED_OVER)]
 
 
 def _declare(folder: str, ensemble: Ensemble, config: Config, cases: Sequence[CaseSource]) -> None:

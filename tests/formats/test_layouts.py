@@ -331,8 +331,12 @@ def test_what_was_predicted_among_lone_images_is_no_image(fill: Any, where: str)
     folder = fill("a.nii.gz", "deep/b.nii.gz", "masks/a.nii.gz", "liver_seg/a.nii.gz")
     fill(f"{where}masks/a.nii.gz", f"{where}structures/a/liver.nii.gz", f"{where}probabilities/a.nii.gz")
     (folder / where / "prediction.json").write_text("{}")
-    assert ids(found(folder, labelled=False)) == ["a", "deep_b"]
-    assert ids(found(folder / "**" / "*.nii.gz", labelled=False)) == ["a", "deep_b"]
+    over = "3 folders (liver_seg, masks, out)" if where else "1 folder (liver_seg)"
+    words = f"Passed over, since labels or predictions of segray lie there: {over}."
+    for source in (folder, folder / "**" / "*.nii.gz"):
+        discovery = found(source, labelled=False)
+        assert ids(discovery) == ["a", "deep_b"]
+        assert words in discovery.notes
 
 
 def test_a_pattern_may_name_a_folder_of_labels(fill: Any) -> None:
