@@ -74,6 +74,15 @@ def test_histograms_count_the_finite_values(tmp_path: Path) -> None:
     assert (histogram.num, sum(histogram.bucket), histogram.min, histogram.max) == (4, 4, 0.0, 2.0)
 
 
+def test_weights_that_hardly_differ_have_a_histogram(tmp_path: Path) -> None:
+    one = np.float32(1.0)
+    board = _board(tmp_path)
+    board.histograms({"weights/a": np.array([one, np.nextafter(one, np.float32(2.0))])}, 1)
+    board.close(failed=False)
+    (event,) = shown_events(tmp_path / "tensorboard")
+    assert event.summary.value[0].histo.num == 2
+
+
 def test_values_that_are_not_finite_are_shown_as_such(tmp_path: Path) -> None:
     board = _board(tmp_path)
     board.scalars({"train/loss": math.nan}, 0)
