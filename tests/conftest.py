@@ -128,20 +128,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the long tests of the other shares; those of a module share what it trains, and stay together."""
+    """Leave out the long tests of the other shares; those of a module share what it trains, and stay together.
+
+    A module whose tests are of several faults is one for each of them.
+    """
     share = config.getoption("--share")
     if share is None:
         return
     first, every = (int(number) for number in share.split("/"))
-    long = {item: item.path for item in items if item.get_closest_marker("long")}
-    on_hosts = {item.path for item in long if item.get_closest_marker("cluster")}
+    long = {item: _together(item) for item in items if item.get_closest_marker("long")}
+    on_hosts = {together for item, together in long.items() if item.get_closest_marker("cluster")}
     chosen = {*_shared_out(on_hosts, first, every), *_shared_out({*long.values()} - on_hosts, first, every)}
     left = [item for item in items if item in long and long[item] not in chosen]
     config.hook.pytest_deselected(items=left)
     items[:] = [item for item in items if item not in left]
 
 
-def _shared_out(modules: set[Path], first: int, every: int) -> list[Path]:
+def _together(item: pytest.Item) -> str:
+    """The name of what runs in the same share."""
+    fault = item.callspec.params.get("fault") if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ""
+    return f"{item.path}::{fault}" if fault else str(item.path)
+
+
+def _shared_out(modules: set[str], first: int, every: int) -> list[str]:
     """Each `every`-th module from the `first` on; where there are fewer one of them, so that no share goes without."""
     return sorted(modules)[first % max(min(every, len(modules)), 1) :: every]
 

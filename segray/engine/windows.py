@@ -26,6 +26,9 @@ WHOLE_SLICE = 2**30
 OWN_WINDOW = 512
 """Side of the windows of a slice that is larger, where none is told; a multiple of every net's stride."""
 
+HANDED_ON = 2**28
+"""Bytes of the logits of a case that are given at once where patches overlap; a slice at least."""
+
 Forward = Callable[[Tensor], Tensor]
 """(n, c, [D], h, w) to logits (n, L, [D], h, w)."""
 
@@ -121,8 +124,8 @@ def volume_logits(
     """Logits of all slices of a case, in their order.
 
     Patches that overlap are averaged with :func:`patch_weights`. Slices are given as soon as no further patch touches
-    them: memory is that of one patch's depth. Where the case has fewer slices than a patch, its first and last slice
-    stand in around it, as in training.
+    them: memory is that of one patch's depth; the host's, where the device has not enough. Where the case has fewer
+    slices than a patch, its first and last slice stand in around it, as in training.
 
     Args:
         forward: the net.
@@ -133,7 +136,7 @@ def volume_logits(
         at_once: patches beside each other that the net sees at once; half as many where they do not fit into memory.
 
     Raises:
-        torch.OutOfMemoryError: a single patch does not fit.
+        torch.OutOfMemoryError: a single patch does not fit, with nothing beside it.
 
     Yields:
         (k, L, H, W) float32, in all Z slices.
@@ -146,30 +149,93 @@ def volume_logits(
         below = max(deep - count, 0) // 2
         yield _by_slices(forward(_around(read(0, count), deep, below)[None])[0, :, below : below + count])
         return
-    weights: Tensor | None = None
-    total = seen = torch.zeros(())
-    seen_together = _Together(forward, at_once)
+    sums = _Sums((deep, rows, columns), (height, width))
+    seen_together = _Together(forward, at_once, sums.leave_device)
     for start, after in zip(starts, [*starts[1:], None], strict=True):
         below = max(deep - count, 0) // 2
         images = _around(read(start, min(start + deep, count)), deep, below)
         patches = [images[:, :, y : y + rows, x : x + columns] for y, x in tiles]
         for (y, x), logits in zip(tiles, seen_together(patches), strict=True):
-            if weights is None:
-                weights = patch_weights((deep, rows, columns)).to(logits.device)
-                total = logits.new_zeros(len(logits), deep, height, width)
-                seen = logits.new_zeros(deep, height, width)
-            total[:, :, y : y + rows, x : x + columns] += logits * weights
-            seen[:, y : y + rows, x : x + columns] += weights
+            sums.add(logits, y, x)
         done = min(deep, count) if after is None else after - start
-        yield _by_slices(total[:, below : below + done] / seen[below : below + done])
-        total, seen = _moved_up(total, done), _moved_up(seen, done)
+        yield from sums.means(below, below + done)
+        sums.move_up(done)
+
+
+class _Sums:
+    """Logits of overlapping patches, weighted and summed: a patch's depth over the whole canvas, in float32.
+
+    They lie on the device of the logits; in the host's memory where the device has no room for both them and a patch.
+    """
+
+    def __init__(self, patch: tuple[int, int, int], canvas: tuple[int, int]) -> None:
+        self._patch, self._canvas = patch, canvas
+        self._device = self._home = torch.device("cpu")
+        self._left = False
+        self._total: Tensor | None = None
+        self._seen = self._weights = torch.zeros(())
+
+    def add(self, logits: Tensor, y: int, x: int) -> None:
+        """Add a patch's (L, D, h, w) that begins at this row and column."""
+        total = self._begun(logits)
+        here = (..., slice(y, y + self._patch[1]), slice(x, x + self._patch[2]))
+        total[here].addcmul_(logits.to(self._home), self._weights)
+        self._seen[here] += self._weights
+
+    def _begun(self, logits: Tensor) -> Tensor:
+        if self._total is not None:
+            return self._total
+        self._device = self._home = logits.device
+        if self._left:
+            self._home = torch.device("cpu")
+        size = (len(logits), self._patch[0], *self._canvas)
+        try:
+            self._total = torch.zeros(size, device=self._home)
+        except torch.OutOfMemoryError:
+            self._left, self._home = True, torch.device("cpu")
+            self._total = torch.zeros(size)
+        self._seen = torch.zeros(size[1:], device=self._home)
+        self._weights = patch_weights(self._patch).to(self._home)
+        return self._total
+
+    def leave_device(self) -> bool:
+        """Make room on the device; False where that has been done before."""
+        if self._left:
+            return False
+        self._left, self._home = True, torch.device("cpu")
+        if self._total is not None:
+            self._total, self._seen, self._weights = self._total.cpu(), self._seen.cpu(), self._weights.cpu()
+        torch.cuda.empty_cache()
+        return True
+
+    def means(self, first: int, last: int) -> Iterator[Tensor]:
+        """(k, L, H, W) of the slices from one place in the depth to another, on the device, :data:`HANDED_ON` each."""
+        if self._total is None:
+            raise ValueError("a case without patches")
+        step = max(HANDED_ON // (self._total[:, :1].numel() * self._total.element_size()), 1)
+        for start in range(first, last, step):
+            here = slice(start, min(start + step, last))
+            yield _by_slices((self._total[:, here] / self._seen[here]).to(self._device))
+
+    def move_up(self, done: int) -> None:
+        """Forget the first slices: those after them come first, and as many empty ones last."""
+        for sums in (self._total, self._seen):
+            if sums is None:
+                continue
+            deep = sums.shape[-3]
+            # Piece by piece, since what is read and what is written may not lie on one another.
+            for start in range(0, deep - done, done):
+                stop = min(start + done, deep - done)
+                sums[..., start:stop, :, :] = sums[..., start + done : stop + done, :, :]
+            sums[..., deep - done :, :, :] = 0
 
 
 class _Together:
     """A forward pass over patches of one size, as many at once as fit into the memory of the device."""
 
-    def __init__(self, forward: Forward, at_once: int) -> None:
-        self._forward, self._at_once = forward, max(at_once, 1)
+    def __init__(self, forward: Forward, at_once: int, make_room: Callable[[], bool]) -> None:
+        """``make_room`` is called where a single patch does not fit, and says whether there is more room now."""
+        self._forward, self._at_once, self._make_room = forward, max(at_once, 1), make_room
 
     def __call__(self, patches: list[Tensor]) -> Iterator[Tensor]:
         """The float32 logits (L, D, h, w) of each of the patches (c, D, h, w)."""
@@ -179,18 +245,13 @@ class _Together:
             try:
                 found = self._forward(some[0][None] if len(some) == 1 else torch.stack(some))
             except torch.OutOfMemoryError:
-                if len(some) == 1:
+                if len(some) == 1 and not self._make_room():
                     raise
                 torch.cuda.empty_cache()
-                self._at_once = len(some) // 2
+                self._at_once = max(len(some) // 2, 1)
                 continue
             yield from found.float()
             done += len(some)
-
-
-def _moved_up(sums: Tensor, done: int) -> Tensor:
-    """Sums (..., D, H, W) without their first slices, and as many empty ones at the end."""
-    return torch.cat((sums[..., done:, :, :], torch.zeros_like(sums[..., :done, :, :])), -3)
 
 
 def _around(images: Tensor, deep: int, below: int) -> Tensor:

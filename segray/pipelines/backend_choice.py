@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 from segray import formats
@@ -58,14 +59,11 @@ def _chosen(
     plain = BackendChoice("torch", config.precision)
     if not cases or config.backend == "torch" or (config.backend == "auto" and shape.gpus > 0):
         return plain
-    grid = load_bundle(bundles[0]).grid
-    canvases = [plan_prediction(case.size, case.spacing, grid, 1).canvas for case in cases]
-    slices = sum(case.size[0] for case in cases)
-    pixels = sum(case.size[0] * height * width for case, (height, width) in zip(cases, canvases, strict=True))
+    pixels, canvases = _pixels(cases, bundles)
     if config.backend == "auto" and pixels < FEW * SLICE_PIXELS:
         return plain
-    counted = max(slices, pixels // SLICE_PIXELS)
-    told = (list(bundles), config.model_dump_json(), shape.threads, shape.gpus > 0, counted, len(set(canvases)))
+    counted = max(sum(case.size[0] for case in cases), pixels // SLICE_PIXELS)
+    told = (list(bundles), config.model_dump_json(), shape.threads, shape.gpus > 0, counted, canvases)
     reason = ""
     for case in sorted(cases, key=lambda one: one.voxel_bytes)[len(cases) // 2 :][:TRIED]:
         tasks = run_tasks(
@@ -86,6 +84,34 @@ def _chosen(
             reason = str(answer["reason"])
     return BackendChoice(
         "torch", config.precision, f"torch computes, since no backend could be tried: {reason.splitlines()[0]}"
+    )
+
+
+def _pixels(cases: Sequence[Planned], bundles: Sequence[str]) -> tuple[int, int]:
+    """Pixels of all canvases, and how many sizes these have."""
+    grid = load_bundle(bundles[0]).grid
+    canvases = [plan_prediction(case.size, case.spacing, grid, 1).canvas for case in cases]
+    total = sum(case.size[0] * height * width for case, (height, width) in zip(cases, canvases, strict=True))
+    return total, len(set(canvases))
+
+
+def never_measured(
+    cases: Sequence[Planned], bundles: Sequence[str], config: PredictConfig, shape: WorkerShape, kept: str
+) -> str:
+    """A sentence where a folder keeps torch from a first run in which nothing was measured, and this one would measure.
+
+    The arguments are those of :func:`choose_backend`. Empty where there is nothing to say.
+    """
+    if not kept or not cases or config.backend != "auto" or shape.gpus > 0 or find_spec("openvino") is None:
+        return ""
+    choice = BackendChoice.from_json(kept)
+    if choice.name != "torch" or choice.asked != "auto" or choice.reason:
+        return ""
+    if _pixels(cases, bundles)[0] < FEW * SLICE_PIXELS:
+        return ""
+    return (
+        "torch computes, as in this folder's first run, which was too small, or lacked OpenVINO, to measure which is"
+        " faster. Predict into a new folder to have it measured."
     )
 
 

@@ -25,7 +25,7 @@ from segray.ledger_parts import PREDICTION
 from segray.nets.bundle import Bundle
 from segray.outage import patient
 from segray.pipelines.admission import memory_ceiling, memory_classes
-from segray.pipelines.backend_choice import choose_backend, kept_choice, unlike_choice
+from segray.pipelines.backend_choice import choose_backend, kept_choice, never_measured, unlike_choice
 from segray.pipelines.case_batches import SOURCES, EachRow, grouped, sources_of
 from segray.pipelines.case_outputs import can_have, check_further, check_output, why_no_output
 from segray.pipelines.case_watch import CaseWatch, Watcher
@@ -40,7 +40,7 @@ from segray.pipelines.idle_predict import idle_predict, unlearnt_mirrors, withou
 from segray.pipelines.ledger import Ledger, to_line
 from segray.pipelines.lone_cases import TRIES, LoneCase, allow_losses, predict_lost
 from segray.pipelines.pace import paced_context
-from segray.pipelines.predict_memory import PredictorMemory, bytes_needed
+from segray.pipelines.predict_memory import PredictorMemory, StageMemory
 from segray.pipelines.predict_rows import RESULT_SCHEMA
 from segray.pipelines.predict_stages import WriteStage, read_stage
 from segray.pipelines.predict_todo import find_todo
@@ -146,6 +146,10 @@ def predict(
     return PredictSummary(folder, masks, len(wanted), len(found) - len(failed), new, failed, review)
 
 
+NO_CASE = "no case"
+"""In place of a fingerprint: whatever is a case of that name later on is not what failed."""
+
+
 def _note_problems(problems: Sequence[tuple[str, str]], cases: set[str], ledger: Ledger, watch: CaseWatch) -> list[str]:
     """Add a row for each case that cannot even be tried, unless it is there already; sentences on the others.
 
@@ -154,7 +158,8 @@ def _note_problems(problems: Sequence[tuple[str, str]], cases: set[str], ledger:
     for case_id, reason in problems:
         entry = ledger.entry(case_id)
         if case_id not in cases and (entry is None or entry.done or entry.reason != reason):
-            ledger.add(to_line({"case_id": case_id, "status": "failed", "reason": reason, "image": ""}))
+            row = {"case_id": case_id, "status": "failed", "reason": reason, "image": "", "fingerprint": NO_CASE}
+            ledger.add(to_line(row))
             watch.failed([(case_id, reason)])
     return [f"{case_id}: {reason}" for case_id, reason in problems if case_id in cases]
 
@@ -302,11 +307,12 @@ def _run(cases: list[CaseSource], ensemble: Ensemble, folder: str, config: Confi
     largest = crew.shape(most)
     backend = _backend(planned, ensemble, folder, config, largest, watch.say)
     write = WriteStage(folder, ensemble.first.label_map.to_json(), settings.output, tuple(settings.further))
+    stages = StageMemory.of(settings, ensemble.first.label_map)
     on_a_node = -(-crew.predictors(most) // len(nodes()))
     share = memory_ceiling() // on_a_node
     memory = PredictorMemory.of(settings, ensemble.bundles, share, on_gpu=bool(largest.gpus))
     for members, theirs in of_members.items():
-        for declared, group in memory_classes(theirs, bytes_needed, beside=memory.declared(theirs) * on_a_node):
+        for declared, group in memory_classes(theirs, stages, beside=memory.declared(theirs) * on_a_node):
             shape = crew.shape(len(group))
             pool = _Pool(min(crew.predictors(len(group)), len(group)), shape, memory.declared(group))
             stage = (members, _on(shape, settings), shape.threads, backend.to_json())
@@ -331,7 +337,10 @@ def _backend(
     path = storage.join(folder, PREDICTION)
     facts = _facts(path)
     members = ensemble.members(planned[0].source.case_id) if planned else ()
-    choice = choose_backend(planned, members, config.predict, shape, kept_choice(facts))
+    asked = (planned, members, config.predict, shape, kept_choice(facts))
+    if sentence := never_measured(*asked):
+        say(sentence)
+    choice = choose_backend(*asked)
     if choice.reason and facts.get("backend") is None:
         say(choice.reason)
     storage.write_text(path, json.dumps(facts | {"backend": json.loads(choice.to_json())}, indent=1))

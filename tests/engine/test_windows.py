@@ -182,3 +182,48 @@ def test_a_patch_that_does_not_fit_by_itself_is_an_error() -> None:
 
     with pytest.raises(torch.OutOfMemoryError):
         list(volume_logits(forward, lambda a, b: torch.zeros(1, b - a, 9, 9), (4, 9, 9), (4, 8, 8), at_once=2))
+
+
+@pytest.mark.parametrize("fails", [0, 3, 30])
+def test_sums_that_leave_no_room_for_a_patch_go_to_the_host(fails: int) -> None:
+    volume, calls = torch.randn(1, 9, 20, 20), []
+
+    def forward(images: Tensor) -> Tensor:
+        calls.append(len(calls))
+        if calls[-1] == fails:
+            raise torch.OutOfMemoryError
+        return images * 2
+
+    found = torch.cat(list(volume_logits(forward, lambda a, b: volume[:, a:b], (9, 20, 20), (4, 8, 8))))
+    torch.testing.assert_close(found.transpose(0, 1), volume * 2)
+    assert len(calls) == 1 + 4 * 4 * 4
+
+
+def test_sums_that_find_no_room_begin_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    zeros, asked = torch.zeros, []
+
+    def short(*size: object, **more: object) -> Tensor:
+        if more.get("device") is not None and not asked:
+            asked.append(size)
+            raise torch.OutOfMemoryError
+        return zeros(*size, **more)
+
+    monkeypatch.setattr(torch, "zeros", short)
+    volume = torch.randn(1, 9, 20, 20)
+    found = torch.cat(list(volume_logits(lambda images: images, lambda a, b: volume[:, a:b], (9, 20, 20), (4, 8, 8))))
+    torch.testing.assert_close(found.transpose(0, 1), volume)
+    assert asked == [((1, 4, 20, 20),)]
+
+
+def test_no_more_slices_are_given_at_once_than_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    volume = torch.randn(1, 9, 20, 20)
+
+    def pieces() -> list[Tensor]:
+        return list(volume_logits(lambda images: images, lambda a, b: volume[:, a:b], (9, 20, 20), (4, 8, 8)))
+
+    whole = pieces()
+    monkeypatch.setattr("segray.engine.windows.HANDED_ON", 2 * 20 * 20 * 4)
+    some = pieces()
+    assert [len(piece) for piece in whole] == [2, 1, 2, 4]
+    assert [len(piece) for piece in some] == [2, 1, 2, 2, 2]
+    assert torch.equal(torch.cat(some), torch.cat(whole))

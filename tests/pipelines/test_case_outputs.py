@@ -29,7 +29,7 @@ from segray.grid import Grid
 from segray.nets.bundle import save_bundle
 from segray.nets.normalise import Normalisation
 from segray.nets.unet import build_net
-from segray.pipelines.backend_choice import choose_backend, kept_choice, unlike_choice
+from segray.pipelines.backend_choice import choose_backend, kept_choice, never_measured, unlike_choice
 from segray.pipelines.case_outputs import check_further, check_output, why_no_output
 from segray.pipelines.headers import Planned
 from segray.pipelines.ledger import Ledger
@@ -317,6 +317,25 @@ def test_a_choice_is_kept_and_few_slices_are_not_worth_one(bundle: str, scans: l
     asked = settings_of("predict.backend=torch")
     assert choose_backend([case], [bundle], asked, shape, kept).name == "torch"
     assert kept_choice({"backend": None}) == ""
+
+
+def test_a_folder_that_began_too_small_to_measure_says_so_when_it_grows(
+    bundle: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segray.pipelines.backend_choice.find_spec", lambda name: name)
+    shape, auto = WorkerShape(1.0, 0.0), PredictConfig()
+    few = [Planned(formats.lone_image("a.nii.gz"), (2, 16, 16), (3.0, 1.0, 2.0), MIB)]
+    many = [Planned(formats.lone_image("a.nii.gz"), (1000, 512, 512), (3.0, 1.0, 1.0), MIB)]
+    kept = choose_backend(few, [bundle], auto, shape, "").to_json()
+    assert choose_backend(many, [bundle], auto, shape, kept).name == "torch"
+    assert never_measured(few, [bundle], auto, shape, kept) == ""
+    assert "new folder" in never_measured(many, [bundle], auto, shape, kept)
+    assert never_measured(many, [bundle], auto, WorkerShape(1.0, 1.0), kept) == "", "torch computes on a GPU"
+    assert never_measured(many, [bundle], settings_of("predict.backend=torch"), shape, kept) == ""
+    measured = BackendChoice("torch", "auto", "OpenVINO is not faster.", asked="auto").to_json()
+    assert never_measured(many, [bundle], auto, shape, measured) == ""
+    monkeypatch.setattr("segray.pipelines.backend_choice.find_spec", lambda name: None)
+    assert never_measured(many, [bundle], auto, shape, kept) == "", "nothing to measure it with"
 
 
 def test_a_backend_that_does_not_work_is_answered_alike_when_the_command_is_given_again(

@@ -270,6 +270,22 @@ def test_failed_cases_are_left_until_they_are_asked_for_or_mended(
     assert again(folder) == 1, "a mended file is another file"
 
 
+def test_what_was_no_case_is_done_without_being_asked_for_when_it_has_become_one(folder: Path) -> None:
+    for name in ("a", "b"):
+        (folder / "scans" / name / "segmentations").mkdir(parents=True)
+        (folder / "scans" / name / "segmentations" / "liver.nii.gz").write_bytes(b"1")
+        (folder / "scans" / f"{name}.nii.gz").rename(folder / "scans" / name / "ct.nii.gz")
+    scan = folder / "scans" / "b" / "ct.nii.gz"
+    scan.rename(scan.with_name("scan.nii.gz"))
+    said: list[str] = []
+    assert again(folder) == 1
+    assert again(folder, said=said) == 0
+    assert {row["case_id"]: row["status"] for row in Ledger(str(folder / "out")).rows} == {"a": "ok", "b": "failed"}
+    scan.with_name("scan.nii.gz").rename(scan)
+    assert again(folder, said=said) == 1
+    assert said == ["1 case (b) has changed since: done again."]
+
+
 def test_a_case_that_is_no_longer_what_it_was_leaves_no_mask_when_it_fails(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from segray.case import LabelMap
@@ -11,7 +13,7 @@ from segray.grid import Grid
 from segray.nets.bundle import Bundle
 from segray.nets.normalise import Normalisation
 from segray.pipelines.headers import Planned
-from segray.pipelines.predict_memory import PredictorMemory
+from segray.pipelines.predict_memory import PredictorMemory, StageMemory, bytes_needed
 from segray.pipelines.runtime import MIB
 
 
@@ -36,7 +38,8 @@ def test_what_the_nets_take_is_declared() -> None:
     flat, deep = bundle(None), bundle((16, 64, 64))
     assert (memory(flat, flat).resident - memory(flat).resident) // MIB == 3 * 4
     # Five labels over sixteen slices of a canvas that the case needs larger than the grid is.
-    sums = 12 * 5 * 16 * 2048 * 2048
+    # The means of 256 MiB of them are there twice for a moment.
+    sums = 4 * 5 * 16 * 2048 * 2048 + 2 * 256 * MIB
     assert memory(deep).of_case(case(10)) - memory(flat).of_case(case(10)) == sums
     assert memory(deep, flat, deep).of_case(case(10)) - memory(flat).of_case(case(10)) == 2 * sums
     assert memory(deep, on_gpu=True).of_case(case(10)) == memory(flat).of_case(case(10))
@@ -58,3 +61,16 @@ def test_reading_keeps_half_of_the_memory() -> None:
     memory = PredictorMemory(PredictConfig(), structures=20, share=1024 * MIB)
     assert memory.resident == 256 * MIB
     assert memory.declared([case(1000)]) == 512 * MIB
+
+
+def test_a_dicom_seg_takes_memory_for_each_structure_that_may_overlap() -> None:
+    few, many = LabelMap.of_names("abcd"), LabelMap.of_names([f"s{number}" for number in range(32)])
+    plain, wanted = PredictConfig(), PredictConfig(output="dicom-seg")
+    one = case(100)
+    assert StageMemory.of(plain, many)(one) == bytes_needed(one)
+    assert StageMemory.of(wanted, few)(one) == (14 + 2) * 100 * MIB + 256 * MIB
+    overlapping = replace(many, overlapping=True)
+    assert StageMemory.of(wanted, overlapping)(one) == (20 + 32 + 2) * 100 * MIB + 256 * MIB
+    assert StageMemory.of(PredictConfig(further=["dicom-seg"]), overlapping)(one) == StageMemory.of(
+        wanted, overlapping
+    )(one)
