@@ -35,8 +35,11 @@ version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
 make_venv() {
   local python=${SEGRAY_PYTHON:-python3.11}
   if [[ -x $VENV/bin/python ]]; then
-    if [[ -z ${SEGRAY_PYTHON:-} ]] || ! command -v "$python" >/dev/null ||
-      [[ $(version_of "$python") == "$(version_of "$VENV/bin/python")" ]]; then return 0; fi
+    if [[ -n ${SEGRAY_PYTHON:-} ]] && ! command -v "$python" >/dev/null; then
+      echo "$(hostname): SEGRAY_PYTHON is $python, which is not installed; $VENV stays as it is." >&2
+      return 0
+    fi
+    if [[ -z ${SEGRAY_PYTHON:-} || $(version_of "$python") == "$(version_of "$VENV/bin/python")" ]]; then return 0; fi
     die "$VENV has Python $(version_of "$VENV/bin/python"), and SEGRAY_PYTHON is $python." \
       "Name another SEGRAY_VENV in cluster.yaml, or remove that folder on every host."
   fi

@@ -16,13 +16,15 @@ from segray.formats.source import CaseSource
 from segray.pipelines.admission import memory_at_most
 from segray.pipelines.case_outputs import PREVIEWS, PredictedCase, draw_preview, preview_path
 from segray.pipelines.case_tasks import run_tasks
+from segray.pipelines.headers import read_headers
+from segray.pipelines.predict_memory import bytes_needed
 from segray.pipelines.runtime import MIB, ray_session
 from segray.pipelines.structure_table import STRUCTURE_FILES, write_review, write_structure_table
 from segray.report.folders import read_json
 from segray.report.review_page import REVIEW_PAGE, write_review_page
 
 PREVIEW_BYTES = 1024 * MIB
-"""Memory that the task of a preview declares."""
+"""Memory that the task of a preview declares where the size of its case is not known."""
 
 
 MADE = f"{ledger_parts.LEDGER}/review.json"
@@ -80,11 +82,13 @@ def _write_review(folder: str, config: Config, structures: pa.Table) -> list[str
     notes: list[str] = []
     if wanted:
         shared = (folder, storage.read_text(storage.join(folder, "label_map.json")))
+        items = _items(folder, wanted)
         with ray_session(config.ray):
-            bytes_each = memory_at_most(PREVIEW_BYTES)
-            for done in run_tasks(
-                preview_case, _items(folder, wanted), shared, argument=dict, memory=lambda _: bytes_each
-            ):
+            bytes_of = preview_bytes(items)
+            tasks = run_tasks(
+                preview_case, items, shared, argument=dict, memory=lambda item: bytes_of[str(item["case_id"])]
+            )
+            for done in tasks:
                 if done.reason:
                     notes.append(f"No preview of {done.item['case_id']}: {done.reason}")
     write_review_page(folder, ranked, most=config.predict.review)
@@ -95,6 +99,13 @@ def _items(folder: str, wanted: set[str]) -> list[dict[str, Any]]:
     names = ("case_id", "mask", "source")
     found = ledger_parts.last_rows(folder, ledger_parts.ledger_files(folder), names)
     return [{name: row[name] for name in names} for rows in found for row in rows if row["case_id"] in wanted]
+
+
+def preview_bytes(items: list[dict[str, Any]]) -> dict[str, int]:
+    """What the preview of each case takes: as much as reading it. An image that is gone tells so itself."""
+    planned, _ = read_headers([CaseSource.from_json(item["source"]) for item in items])
+    known = {case.source.case_id: bytes_needed(case) for case in planned}
+    return {(name := str(item["case_id"])): memory_at_most(known.get(name, PREVIEW_BYTES)) for item in items}
 
 
 def preview_case(item: dict[str, Any], folder: str, label_map_json: str) -> None:

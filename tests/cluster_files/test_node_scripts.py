@@ -267,6 +267,9 @@ def test_another_python_is_no_silent_matter(host: Host, tmp_path: Path) -> None:
     done = host.run("install.sh")
     assert done.returncode == 1
     assert f"{venv} has Python 3.11, and SEGRAY_PYTHON is python3.12. Name another SEGRAY_VENV" in done.stderr
+    ready(host, tmp_path, **package, SEGRAY_PYTHON="python9.9")
+    told = host.run("install.sh").stderr
+    assert f"SEGRAY_PYTHON is python9.9, which is not installed; {venv} stays as it is." in told
 
 
 def test_the_interface_that_a_host_names_is_that_of_both_libraries(host: Host) -> None:

@@ -35,7 +35,7 @@ from segray.pipelines.headers import Planned
 from segray.pipelines.ledger import Ledger
 from segray.pipelines.predict_stages import WriteStage, read_stage
 from segray.pipelines.predictor_stage import PredictStage
-from segray.pipelines.review_list import write_review_list
+from segray.pipelines.review_list import preview_bytes, write_review_list
 from segray.pipelines.runtime import MIB, WorkerShape
 from segray.pipelines.verify import verify
 
@@ -252,6 +252,9 @@ def test_a_preview_that_cannot_be_drawn_is_told(bundle: str, scans: list[str], t
         for name in ("a", "b"):
             ledger.add(json.dumps(rows[name]))
     (tmp_path / "b.nii.gz").unlink()
+    items = [{name: rows[case_id][name] for name in ("case_id", "mask", "source")} for case_id in ("a", "b")]
+    # A case of a few voxels, and one whose size nobody knows any more.
+    assert {case_id: needed // MIB for case_id, needed in preview_bytes(items).items()} == {"a": 256, "b": 1024}
     (note,) = write_review_list(str(out), Config())
     assert note.startswith("No preview of b: ")
     assert [path.name for path in (out / "previews").iterdir()] == ["a.png"]
