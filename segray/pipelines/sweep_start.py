@@ -22,7 +22,7 @@ from segray.tuning.study import SweepStudy, read_trials
 
 @dataclass(frozen=True)
 class SweepStart:
-    """How a study begins.
+    """How a study begins, or goes on.
 
     Attributes:
         defaults: the draw that is the config itself, which is tried first; None where there is none.
@@ -35,6 +35,11 @@ class SweepStart:
     combinations: Sequence[Mapping[str, Any]] = ()
     earlier: Mapping[str, Sequence[FrozenTrial]] = field(default_factory=dict)
     notes: Sequence[str] = ()
+
+
+def plan_rest(config: Config, space: Space) -> SweepStart:
+    """What a sweep goes on with that was begun before: the rest of its grid."""
+    return SweepStart(combinations=every_combination(space) if config.tune.sampler == "grid" else ())
 
 
 def plan_start(config: Config, space: Space, ranges: Mapping[str, BaseDistribution]) -> SweepStart:
@@ -111,4 +116,5 @@ def begin_study(study: SweepStudy, start: SweepStart) -> None:
         study.learn_from(trials, folder)
     if start.defaults is not None:
         study.enqueue([start.defaults], defaults=True)
-    study.enqueue(start.combinations)
+    if start.combinations:
+        study.enqueue_grid(start.combinations)

@@ -27,7 +27,7 @@ from segray.pipelines.runtime import ray_session
 from segray.pipelines.sweep import Room, SweepDesk, room_of
 from segray.pipelines.sweep_folder import BEST, SPACE, SweepFolder
 from segray.pipelines.sweep_search import run_trials
-from segray.pipelines.sweep_start import SweepStart, begin_study, plan_start
+from segray.pipelines.sweep_start import begin_study, plan_rest, plan_start
 from segray.pipelines.train import check_config
 from segray.pipelines.train_start import with_net_of_start
 from segray.pipelines.trial import TrialActor
@@ -125,7 +125,7 @@ def tune(
     space = _space_of(config)
     ranges = _check(config, space)
     begun = bool(folder.history().get("prepared"))
-    start = SweepStart() if begun else plan_start(config, space, ranges)
+    start = plan_rest(config, space) if begun else plan_start(config, space, ranges)
     if not own_file(config.tune):
         open_storage(storage_url(config.tune, folder.path))
     with folder.alone(), ray_session(config.ray):

@@ -11,7 +11,7 @@ from made_sweep import RATES, sweep_config
 from segray.config import Config, dump_config
 from segray.errors import SegrayError, UsageError
 from segray.pipelines.sweep_folder import SweepFolder
-from segray.pipelines.sweep_start import SweepStart, begin_study, plan_start
+from segray.pipelines.sweep_start import SweepStart, begin_study, plan_rest, plan_start
 from segray.pipelines.tune import tune
 from segray.tuning.space import load_space
 from segray.tuning.space_check import check_space
@@ -145,6 +145,14 @@ def test_a_grid_that_is_larger_than_the_sweep_says_so(tmp_path: Path) -> None:
     study = _study(config, tmp_path / "new")
     begin_study(study, start)
     assert (study.waiting(), study.defaults()) == (6, 0)
+    space = load_space(str(config.tune.space))
+    drawn = [study.ask(space.draw)[1]["optim.lr"] for _ in range(4)]
+    again = _study(config, tmp_path / "new")
+    begin_study(again, plan_rest(config, space))
+    assert again.waiting() == 2
+    drawn += [again.ask(space.draw)[1]["optim.lr"] for _ in range(2)]
+    assert (again.waiting(), sorted(drawn)) == (0, [0.001, 0.002, 0.003, 0.004, 0.005, 0.006])
+    assert plan_rest(sweep_config(tmp_path, "tune.sampler=random", space=GRID), space) == SweepStart()
     assert _start(sweep_config(tmp_path, "tune.sampler=grid", "tune.trials=6", space=GRID)).notes == []
 
 

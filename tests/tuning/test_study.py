@@ -258,6 +258,26 @@ def test_fixed_params_come_first(tmp_path: Path) -> None:
     assert (study.waiting(), study.defaults()) == (0, 0)
 
 
+def test_a_grid_is_enqueued_as_it_is_asked_for_and_tried_whole_by_several_drivers(tmp_path: Path) -> None:
+    grid = [{"kind": "a", "optim.lr": rate} for rate in (0.001, 0.002, 0.003, 0.004, 0.005)]
+
+    def opened() -> SweepStudy:
+        return SweepStudy(_config("sampler=grid"), str(tmp_path), 0, "one")
+
+    study = opened()
+    study.enqueue([grid[2]], defaults=True)
+    study.enqueue_grid(grid)
+    assert (study.waiting(), opened().waiting()) == (5, 5)
+    assert len(study.study.trials) == 1, "the others only when they are asked for"
+    tried = [study.ask(_draw)[1]["optim.lr"] for _ in range(2)]
+    later = opened()
+    later.enqueue_grid(grid)
+    assert (later.waiting(), opened().waiting()) == (3, 3)
+    tried += [later.ask(_draw)[1]["optim.lr"] for _ in range(3)]
+    assert tried == [0.003, 0.001, 0.002, 0.004, 0.005]
+    assert (later.waiting(), opened().waiting()) == (0, 0)
+
+
 def test_what_an_earlier_sweep_tried_is_still_tried_as_the_defaults(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     params = {"kind": "a", "optim.lr": 0.001}
