@@ -8,12 +8,12 @@ Cost: trials differ much. The work of a step grows with the square of the width,
 the widest nets need the most memory. Widths are multiples of 16, since others are several times slower in bf16 on CPUs.
 
 Found here: on hippocampi at 2 mm (benchmarks/quality/sweep_hippocampus.py --spacing 2, trials of six epochs, TPE and
-ASHA; 30 were asked for, and 20 done when the sweep was ended by hand, killed once and resumed), the best has Dice 0.8466
-on 36 cases that took no part in the search, the defaults with widths 16 to 128 have 0.8235 (95 % of the difference 0.0178
-to 0.0290). It has three levels, [48, 96, 192], instance norm, silu, interpolated upsampling, all slices, AdamW at 0.0094,
-cosine, and 0.6 million parameters where the defaults have 0.5. All that came above 0.85 on validation average their
-weights (optim.average=0.99), one with [32, 64, 128] and half of the parameters. Nine finished trials are too few to rate
-the settings, and in six epochs high rates pay: longer trainings were not searched, so the defaults stay.
+ASHA; ended by hand after 20 of 30 trials) the best has Dice 0.8466 on 36 cases that took no part in the search, where
+the defaults with widths 16 to 128 have 0.8235 (95 % of the difference 0.0178 to 0.0290). It has three levels, [48, 96,
+192], instance norm, silu, interpolated upsampling, all slices, AdamW at 0.0094, cosine, and 0.6 million parameters
+where the defaults have 0.5. All six above 0.85 on validation average their weights (optim.average=0.99); one of them
+has [32, 64, 128] and half of the defaults' parameters. Nine finished trials are too few to rate the settings, and in
+six epochs high rates pay: longer trainings were not searched, so the defaults stay.
 """
 
 from __future__ import annotations
