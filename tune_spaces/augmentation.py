@@ -9,9 +9,9 @@ late: give the trials many epochs, or weak ones look better than they are.
 
 Found here: on hippocampi (benchmarks/quality/sweep_hippocampus.py, 30 trials of ten epochs, TPE and ASHA, a 2D net of
 widths 8 to 64) nothing beat the defaults: validation Dice 0.8435, the next best 0.8402, with rotations off and cases
-shifted often; 27 trials were pruned, most after two epochs, which is when strong ones look worst. Three that finished
-are too few to rate the settings. How long a training is decides too: a 3D net without any augmentation was the better
-one after five minutes of a core, and the worse one after fifteen (benchmarks/quality/hippocampus.py).
+shifted often; 12 trials were pruned after two epochs and 15 after six. Three that finished are too few to rate the
+settings. How long a training is decides too: a 3D net without any augmentation was the better one after five minutes
+of a core, and the worse one after fifteen (benchmarks/quality/hippocampus.py).
 """
 
 from __future__ import annotations

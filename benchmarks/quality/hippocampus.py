@@ -20,13 +20,14 @@ fold, 14 minutes of a core, that had 0.8843; two patches at a time 0.8853, and f
 place of 48, 0.8859. The trainings end with a soft Dice on their own cases no better than on unseen ones: more steps
 help, and there is nothing to hold back.
 
-Tried on the first fold since, the first net for five minutes of a core, 14 to 20 epochs: 0.8811 as it is; learning rate
-0.001 0.8774, 0.005 0.8803; one cycle up to 0.005 0.8794; one patch at a time 0.8793; three levels 0.8799; instance norm
-0.8784; interpolated upsampling 0.8803; residual blocks 0.8694. Without augmentation 0.8819, and 0.8844 at a rate of
-0.003; but after 15.8 minutes that had 0.8838 where the net as it is has 0.8879 after 15, and the second net with a rate
-of 0.003 and half of the augmentation 0.8866 where it has 0.8878: what helps in five minutes is learning by heart in
-fifteen. Tests at a low priority ran beside most of these. A net that works at half the resolution (2 x 2 x 2 voxels as
-channels at its input, and as eight outputs at its end), not kept, makes two steps for one, and had 0.8783.
+Tried on the first fold since, the first net for five minutes of a core, 10 to 20 epochs: 0.8811 as it is; learning
+rate 0.001 0.8774, 0.005 0.8803; one cycle up to 0.005 0.8794; one patch at a time 0.8793; three levels 0.8799;
+instance norm 0.8784; interpolated upsampling 0.8803; residual blocks 0.8694. Without augmentation, or with half of it,
+0.8819, and without it 0.8844 at a rate of 0.003; but after 15.8 minutes that had 0.8838 where the net as it is has
+0.8879 after 15, and the second net with a rate of 0.003 and half of the augmentation 0.8866 where it has 0.8878: what
+helps in five minutes is learning by heart in fifteen. Tests at a low priority ran beside most of these. A net that
+works at half the resolution (2 x 2 x 2 voxels as channels at its input, and as eight outputs at its end), not kept,
+makes two steps for one, and had 0.8783.
 
 Before that, a 3D and a 2.5D net, 7.5 and 6.5 minutes a fold one after the other on a Xeon, had 0.8828 in 79 minutes,
 0.8820 and 0.8744 alone. Changed since, all at once: `augment.space`, a core for each net all the time, and a second 3D

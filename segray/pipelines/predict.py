@@ -52,6 +52,9 @@ from segray.report.review_page import REVIEW_PAGE
 Say = Callable[[str], None]
 """Called with a sentence that the user should read before the work begins."""
 
+NO_CASE = "no case"
+"""In place of a fingerprint: whatever is a case of that name later on is not what failed."""
+
 THRESHOLDS = "odds"
 """By which rule thresholds give voxels where labels exclude each other; masks by the rule before it are others."""
 
@@ -144,10 +147,6 @@ def predict(
     review = storage.join(folder, REVIEW_PAGE) if config.predict.review else ""
     masks = storage.join(folder, formats.mask_folder(config.predict.output))
     return PredictSummary(folder, masks, len(wanted), len(found) - len(failed), new, failed, review)
-
-
-NO_CASE = "no case"
-"""In place of a fingerprint: whatever is a case of that name later on is not what failed."""
 
 
 def _note_problems(problems: Sequence[tuple[str, str]], cases: set[str], ledger: Ledger, watch: CaseWatch) -> list[str]:
