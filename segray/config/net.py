@@ -63,6 +63,12 @@ class NetConfig(Section):
         """How often the net halves a side of its input."""
         return 5 if self.name == "swinunetr" else len(self.features) - 1
 
+    @property
+    def strides(self) -> tuple[int, int, int]:
+        """What the depth, rows and columns of a 3D patch are multiples of."""
+        side = 2**self.halvings
+        return 2 ** (self.halvings - self.flat_levels), side, side
+
     @model_validator(mode="after")
     def _is_known_to_monai(self) -> NetConfig:
         if self.name == "unet":
@@ -84,12 +90,11 @@ class NetConfig(Section):
             raise ValueError("neighbours is for slices, and patch for 3D; leave one of them out")
         if self.flat_levels >= len(self.features):
             raise ValueError(f"flat_levels is {self.flat_levels}, and features has {len(self.features)} levels")
-        steps = self.halvings
-        for side, halvings in zip(self.patch, (steps - self.flat_levels, steps, steps), strict=True):
-            if side % 2**halvings:
+        for side, least in zip(self.patch, self.strides, strict=True):
+            if side % least:
                 raise ValueError(
-                    f"the patch {list(self.patch)} is halved {halvings} times on a side, and {side} is no multiple of "
-                    f"{2**halvings}"
+                    f"the patch {list(self.patch)} is halved {least.bit_length() - 1} times on a side, and {side} is "
+                    f"no multiple of {least}"
                 )
         return self
 

@@ -17,7 +17,9 @@ _Several = (
 )
 Names = Annotated[list[str], *_Several]
 """Structures, each once, in the order of their names; a single name, or all, may stand without brackets."""
-Axes = Annotated[list[Literal["x", "y", "z"]], *_Several]
+Axis = Literal["x", "y", "z"]
+Axes = Annotated[list[Axis], *_Several]
+Degrees = Annotated[float, Field(gt=0, le=45)]
 FurtherKind = Literal["nifti", "png", "dicom-seg", "rtstruct", "structures", "probabilities", "overlays", "preview"]
 Further = Annotated[list[FurtherKind], *_Several]
 """Files of a case beside its mask."""
@@ -50,11 +52,29 @@ class PredictConfig(Section):
     overlap: Annotated[float, Field(ge=0, lt=1)] = setting(
         0.5, "share of their sides that neighbouring windows, or 3D patches, have in common at least"
     )
+    patch: tuple[PositiveInt, Count, Count] | None = setting(
+        None,
+        "3D: patches of so many slices, rows and columns, at most those of the case; 0 rows or columns: all of them; "
+        "larger ones than the trained net.patch are faster, and may find less; empty: as trained",
+        "voxels",
+    )
     mirror: Axes = setting(
         [],
         "axes (x, y, z) along which each case is mirrored too; the probabilities of all combinations are averaged, so "
         "that each axis doubles the time; only where training mirrored along them (augment.flip_*) or the anatomy is "
         "symmetric: a net that never saw a liver on the other side finds none there",
+    )
+    turn: dict[Axis, Degrees] = setting(
+        {},
+        "axes and the angle by which each slice, or 3D patch, is turned about them too, once each way, such as {z: 7}; "
+        "the probabilities are averaged, so that each axis adds two passes; no more than training turned "
+        "(augment.rotate_degrees); x and y: 3D nets, best trained with augment.space",
+        "degrees",
+    )
+    zoom: Annotated[float, Field(ge=0, lt=0.5)] = setting(
+        0.0,
+        "share by which each slice, or 3D patch, is enlarged and made smaller too; adds two passes to the average; no "
+        "more than training did (augment.scale_factor); 0: not",
     )
     threshold: dict[str, Share] = setting(
         {},
@@ -79,8 +99,8 @@ class PredictConfig(Section):
     )
     confidence: bool = setting(
         False,
-        "tell how sure the net is of each structure of a case: margin, entropy, and how far bundles, or mirrors, "
-        "disagree; changes no mask",
+        "tell how sure the net is of each structure of a case: margin, entropy, and how far bundles, mirrors or "
+        "turns disagree; changes no mask",
     )
     predictors: Count = setting(0, "Predictor actors; 0: one a GPU; without GPUs one for every 8 CPUs of a node")
     cpus_per_predictor: NonNegative = setting(
@@ -112,7 +132,7 @@ class PredictConfig(Section):
         return self.model_dump(
             mode="json",
             include={
-                *("window", "overlap", "mirror", "threshold"),
+                *("window", "overlap", "patch", "mirror", "turn", "zoom", "threshold"),
                 *("largest_component", "smallest_ml", "fill_holes"),
             },
         )

@@ -19,6 +19,7 @@ from segray.engine.compiled_pass import compiler_fault
 from segray.engine.openvino_pass import import_openvino, openvino_precision
 from segray.engine.precision import resolve_precision
 from segray.engine.predictor import CPU_PIXELS, Predictor, choose_device
+from segray.engine.windows import predicted_patch
 from segray.errors import UsageError
 from segray.grid import plan_prediction
 from segray.nets.bundle import Bundle
@@ -94,7 +95,8 @@ def choose_forward(
         return replace(plain, reason=fault)
     rival = _rival(asked, config, where)
     # What follows the networks is the same for all, or multiplies their time.
-    bare = config.model_copy(update={"mirror": [], "largest_component": [], "smallest_ml": {}, "fill_holes": []})
+    without: dict[str, Any] = {"mirror": [], "turn": {}, "zoom": 0.0}
+    bare = config.model_copy(update=without | {"largest_component": [], "smallest_ml": {}, "fill_holes": []})
     found = [middle_of(voxels, spacing, _unlike(bundles), config, place) for place in PLACES]
     contest = _Contest(*found[0], spacing, bare, where, threads).where_something_is([sample for _, sample in found])
     return contest.held(plain, rival, canvases / slices if slices else 0.0, forced=asked != "auto")
@@ -143,7 +145,7 @@ def middle_of(
     ``place`` is a share of the height of the case: slices about another one than the middle.
     """
     grid = bundles[0].grid
-    patches = [bundle.net.patch for bundle in bundles if bundle.net.patch]
+    patches = [predicted_patch(bundle.net, config.patch) for bundle in bundles if bundle.net.patch]
     if not patches:
         at_once = config.batch_slices or CPU_PIXELS // (grid.size[0] * grid.size[1])
         return bundles, voxels[_centred(len(voxels), min(max(at_once, SLICES), MOST_SLICES), place)]

@@ -30,19 +30,24 @@ def slice_member(bundle: Bundle, forward: Forward, clock: StageClock) -> Member:
 
 
 def patch_member(
-    bundle: Bundle, forward: Forward, case: PlacedCase, overlap: float, at_once: int, clock: StageClock
+    bundle: Bundle,
+    forward: Forward,
+    case: PlacedCase,
+    patch: tuple[int, int, int],
+    *,
+    overlap: float,
+    at_once: int,
+    clock: StageClock,
 ) -> Member:
     """A 3D network: slabs are of this one case, and asked for in the order of its slices.
 
-    ``overlap`` and ``at_once`` are those of :func:`segray.engine.windows.volume_logits`.
+    ``patch``, ``overlap`` and ``at_once`` are those of :func:`segray.engine.windows.volume_logits`.
     """
 
     def read(start: int, stop: int) -> Tensor:
         return case.normalised(case.placed(start, stop), bundle).transpose(0, 1)
 
-    if bundle.net.patch is None:
-        raise ValueError("a network without patches sees slices")
-    found = volume_logits(forward, read, (case.depth, *case.placement.canvas), bundle.net.patch, overlap, at_once)
+    found = volume_logits(forward, read, (case.depth, *case.placement.canvas), patch, overlap, at_once)
     waiting: list[Tensor] = []
 
     def logits(slab: Slab) -> Tensor:

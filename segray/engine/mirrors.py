@@ -5,24 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from itertools import combinations
 
-import torch
 from torch import Tensor
 
 from segray.config import NetConfig
 from segray.engine.precision import channels_last
-from segray.engine.probabilities import Listener, mean_probabilities, probabilities
+from segray.engine.probabilities import Listener, logits_of, mean_probabilities, probabilities
 
 Forward = Callable[[Tensor], Tensor]
 """(n, C, [D], H, W) to logits (n, L, [D], H, W)."""
 
 DIMENSIONS = {"x": -1, "y": -2, "z": -3}
 """Where the axes of a case lie in images and logits; z in those of patches only."""
-
-NEAREST = 1e-7
-"""Least distance of a structure's mean probability from 0 and 1, so that its logit is finite: what float32 can tell."""
-
-LEAST = torch.finfo(torch.float32).tiny
-"""The same for labels that exclude each other, of which only the logarithm is taken."""
 
 
 def mirrored_axes(asked: Collection[str], net: NetConfig) -> tuple[str, ...]:
@@ -65,8 +58,7 @@ class MirroredForward:
     def __call__(self, images: Tensor) -> Tensor:
         """The logits of normalised slices or patches, float32 in channels_last."""
         total = mean_probabilities((self._probabilities(images, chosen) for chosen in self._mirrors), self._listener)
-        logits = total.logit_(eps=NEAREST) if self._overlapping else total.clamp_(min=LEAST).log_()
-        return logits.contiguous(memory_format=self._format)
+        return logits_of(total, overlapping=self._overlapping).contiguous(memory_format=self._format)
 
     def _probabilities(self, images: Tensor, chosen: tuple[str, ...]) -> Tensor:
         turned = [DIMENSIONS[axis] for axis in chosen if axis != "z" or not self._around]

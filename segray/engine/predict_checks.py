@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from segray.config import PredictConfig
 from segray.engine.mirrors import mirrored_axes
+from segray.engine.moves import turned_axes
 from segray.engine.thresholds import least_probabilities
 from segray.errors import UsageError
 from segray.nets.bundle import Bundle
@@ -32,7 +33,8 @@ def check_alike(bundles: Sequence[Bundle]) -> None:
 def check_settings(bundles: Sequence[Bundle], config: PredictConfig) -> None:
     """Raise UsageError where bundles that are alike cannot be predicted with as the settings say.
 
-    They name a structure that is none of theirs, mirrors that change nothing, or windows that do not fit.
+    They name a structure that is none of theirs, mirrors or turns that change nothing, or windows or patches that do
+    not fit.
     """
     label_map = bundles[0].label_map
     least_probabilities(config.threshold, label_map)
@@ -42,8 +44,15 @@ def check_settings(bundles: Sequence[Bundle], config: PredictConfig) -> None:
             "predict.mirror names z, and a network of single slices is the same from above and below.",
             mend="Leave z out of predict.mirror.",
         )
+    if tilted := sorted(set(config.turn) - {axis for one in bundles for axis in turned_axes(config.turn, one.net)}):
+        raise UsageError(
+            f"predict.turn names {' and '.join(tilted)}, and a network of slices turns about z only.",
+            mend=f"Leave {' and '.join(tilted)} out of predict.turn.",
+        )
     if config.window is not None:
         _check_window(bundles, config.window)
+    if config.patch is not None:
+        _check_patch(bundles, config.patch)
 
 
 def _check_window(bundles: Sequence[Bundle], window: tuple[int, int]) -> None:
@@ -61,4 +70,22 @@ def _check_window(bundles: Sequence[Bundle], window: tuple[int, int]) -> None:
                 f"predict.window is {list(window)}, and the net halves a side {max(halvings)} times: {side} is no "
                 f"multiple of {stride}.",
                 mend=f"Write {round(side / stride) * stride or stride} in place of {side}.",
+            )
+
+
+def _check_patch(bundles: Sequence[Bundle], patch: tuple[int, int, int]) -> None:
+    """Raise UsageError where no network sees patches, or one that does cannot see such ones."""
+    strides = [bundle.net.strides for bundle in bundles if bundle.net.patch]
+    if not strides:
+        raise UsageError(
+            "predict.patch is for 3D nets, and the bundle's net sees slices.",
+            mend="Leave it out; predict.window says in which windows slices are seen.",
+        )
+    for side, steps in zip(patch, zip(*strides, strict=True), strict=True):
+        step = max(steps)
+        if side % step:
+            raise UsageError(
+                f"predict.patch is {list(patch)}, and the net halves that side {step.bit_length() - 1} times: {side} "
+                f"is no multiple of {step}.",
+                mend=f"Write {round(side / step) * step or step} in place of {side}.",
             )

@@ -19,6 +19,7 @@ from segray.engine.case_result import CaseResult
 from segray.engine.confidence import Agreement, Confidence, ConfidenceSums, Share
 from segray.engine.members import Member, patch_member, slice_member
 from segray.engine.mirrors import Forward, MirroredForward, mirrored_axes
+from segray.engine.moves import MovedForward, moves_of
 from segray.engine.placed_case import CaseStatistics, Piece, PlacedCase, Slab, pieces_from, place_case
 from segray.engine.predict_checks import check_alike as check_alike
 from segray.engine.predict_checks import check_settings as check_settings
@@ -26,7 +27,7 @@ from segray.engine.probabilities import mean_probabilities, probabilities
 from segray.engine.scores import ScoreReading
 from segray.engine.stage_clock import STAGES as STAGES
 from segray.engine.stage_clock import StageClock
-from segray.engine.windows import ACTIVATION_BYTES, WindowedForward, slice_window
+from segray.engine.windows import ACTIVATION_BYTES, WindowedForward, predicted_patch, slice_window
 from segray.errors import CaseError, UsageError
 from segray.nets.bundle import Bundle
 from segray.nets.unet import SegmentationNet
@@ -67,7 +68,7 @@ class Predictor:
 
         Args:
             bundles: network, grid and normalisation; of several the probabilities are averaged.
-            config: precision, slab size, whether to use a GPU; windows, mirrors, thresholds and what is cleaned.
+            config: precision, slab size, whether to use a GPU; windows, patches, mirrors, turns, thresholds, cleaning.
             device: ``auto``: a GPU where there is one and ``config.gpu`` allows it, else the CPU.
             threads: CPU threads of torch in this process; None leaves them as they are.
             backend: who computes the networks, of :func:`segray.engine.backend_contest.choose_forward`; None: torch.
@@ -194,8 +195,11 @@ class Predictor:
         seen, labels = window[0] * window[1], self._reading.labels
         # Scores, and the planes in float32 that are interpolated together.
         bytes_a_pixel = 2 * labels + 4 * LABELS_AT_ONCE
-        if self._reading.averaged or self._config.mirror:
+        moved = bool(self._config.turn or self._config.zoom)
+        if self._reading.averaged or self._config.mirror or moved:
             bytes_a_pixel += 8 * labels  # probabilities of one network, or mirror, and their sum
+        if moved:
+            bytes_a_pixel += 8 * labels  # those of what is moved, before it is moved back, and of what is not
         if self._reading.weighing is not None:
             bytes_a_pixel += 4 * labels  # the scores that thresholds have weighed
         if seen < pixels:
@@ -206,7 +210,7 @@ class Predictor:
 
     def patches_at_once(self, bundle: Bundle, canvas: tuple[int, int]) -> int:
         """Patches of a 3D net a forward pass: the setting; else one on a CPU, on a GPU what ``slab_mib`` holds."""
-        deep, *sides = bundle.net.patch or (1, 0, 0)
+        deep, *sides = predicted_patch(bundle.net, self._config.patch)
         if self._config.batch_slices:
             return max(self._config.batch_slices // deep, 1)
         if self.device.type == "cpu":
@@ -224,17 +228,24 @@ class Predictor:
         self.last_seconds, self.last_confidences = before
 
     def _forward(self, bundle: Bundle, network: SegmentationNet) -> Forward:
-        """The forward pass of one network: by windows, and over all mirrors that are another image for it."""
+        """The forward pass of one network: by windows, moved, and over all mirrors that are another image for it."""
         forward: Forward = forward_pass(network, self.device, self._config.precision, self._backend)
         if bundle.net.patch is None:
             forward = WindowedForward(forward, self._config.window, self._width, self._config.overlap)
-        axes = mirrored_axes(self._config.mirror, bundle.net)
-        if not axes:
-            return forward
-        # Of several bundles each is a member as a whole.
+        axes, moves = self._views(bundle)
+        # Of several bundles each is a member as a whole, of mirrors each with its moves.
         listener = self._agreement if len(self.bundles) == 1 and self._config.confidence else None
         overlapping = self._reading.overlapping
-        return MirroredForward(forward, bundle.net, axes, overlapping=overlapping, listener=listener)
+        if moves:
+            forward = MovedForward(forward, moves, overlapping=overlapping, listener=None if axes else listener)
+        if axes:
+            forward = MirroredForward(forward, bundle.net, axes, overlapping=overlapping, listener=listener)
+        return forward
+
+    def _views(self, bundle: Bundle) -> tuple[tuple[str, ...], list[Tensor]]:
+        """What a network looks at beside a case as it is: mirrored along axes, and moved."""
+        config, net = self._config, bundle.net
+        return mirrored_axes(config.mirror, net), moves_of(config.turn, config.zoom, net)
 
     def _type(self) -> np.dtype[Any]:
         if self._reading.overlapping:
@@ -245,8 +256,9 @@ class Predictor:
         """Nothing summed yet; None where nobody asks."""
         if not self._config.confidence:
             return None
-        axes = mirrored_axes(self._config.mirror, self.bundle.net)
-        members = len(self.bundles) if len(self.bundles) > 1 else 2 ** len(axes) if axes else 0
+        axes, moves = self._views(self.bundle)
+        views = 2 ** len(axes) if axes else len(moves) + 1
+        members = len(self.bundles) if len(self.bundles) > 1 else views if views > 1 else 0
         return ConfidenceSums(self._reading, members, self.device)
 
     def _groups(self, cases: Sequence[PlacedCase]) -> list[list[int]]:
@@ -370,8 +382,9 @@ class Predictor:
         if bundle.net.patch is None:
             return slice_member(bundle, forward, clock)
         (case,) = cases
+        patch = predicted_patch(bundle.net, self._config.patch, case.depth)
         at_once = self.patches_at_once(bundle, case.placement.canvas)
-        return patch_member(bundle, forward, case, self._config.overlap, at_once, clock)
+        return patch_member(bundle, forward, case, patch, overlap=self._config.overlap, at_once=at_once, clock=clock)
 
 
 def choose_device(device: torch.device | str, gpu: str) -> torch.device:

@@ -8,6 +8,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+NEAREST = 1e-7
+"""Least distance of a structure's mean probability from 0 and 1, so that its logit is finite: what float32 can tell."""
+
+LEAST = torch.finfo(torch.float32).tiny
+"""The same for labels that exclude each other, of which only the logarithm is taken."""
+
 
 class Listener(Protocol):
     """What is told of a mean while it is made."""
@@ -44,3 +50,8 @@ def mean_probabilities(members: Iterable[Tensor], listener: Listener | None = No
     if listener is not None:
         listener.mean(total)
     return total
+
+
+def logits_of(mean: Tensor, *, overlapping: bool) -> Tensor:
+    """Logits whose :func:`probabilities` are (n, L, ...) float32 ones, made in their memory."""
+    return mean.logit_(eps=NEAREST) if overlapping else mean.clamp_(min=LEAST).log_()

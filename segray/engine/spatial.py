@@ -52,10 +52,18 @@ def _draw(config: AugmentConfig, count: int, generator: torch.Generator) -> _Dra
     )
 
 
+def between_sides(matrices: Tensor, size: Sequence[int]) -> Tensor:
+    """(n, d, d) matrices of positions in pixels as those of grid_sample's coordinates, whose sides all span 2.
+
+    Rows and columns are (x, y, [z]); ``size`` is ([D], H, W) in pixels.
+    """
+    sides = torch.tensor(size[::-1], dtype=torch.float64)
+    return matrices * (sides / sides[:, None])
+
+
 def _matrices(turned: Tensor, zoom: Tensor, mirror: Tensor, shift: Tensor, size: Sequence[int]) -> Tensor:
     """(n, d, d + 1) float32 from (n, d, d) rotations that are rigid in pixels of ``size``, the slowest axis first."""
-    sides = torch.tensor(size[::-1], dtype=torch.float64)
-    linear = turned / zoom[:, None, None] * (sides / sides[:, None]) * mirror[:, None, :]
+    linear = between_sides(turned / zoom[:, None, None], size) * mirror[:, None, :]
     return torch.cat((linear, shift[:, :, None]), 2).float()
 
 
@@ -69,7 +77,7 @@ def draw_affines(
         [-1, 1]), and (count) bool: which slices change at all. A rotation is rigid in pixels on oblong slices too.
     """
     drawn = _draw(config, count, generator)
-    turned = _turn(drawn.angle, 2, 0, 1)
+    turned = rotations(drawn.angle, 2, 0, 1)
     return _matrices(turned, drawn.zoom, drawn.mirror, drawn.shift, size), drawn.moved
 
 
@@ -92,14 +100,14 @@ def draw_affines_3d(
     drawn = _draw(config, count, generator)
     more = 2 * torch.rand(count, 3, generator=along_z, dtype=torch.float64) - 1
     tilt = drawn.rotated[:, None] * math.radians(config.rotate_degrees) * more[:, :2]
-    turned = _turn(tilt[:, 0], 3, 1, 2) @ _turn(tilt[:, 1], 3, 0, 2) @ _turn(drawn.angle, 3, 0, 1)
+    turned = rotations(tilt[:, 0], 3, 1, 2) @ rotations(tilt[:, 1], 3, 0, 2) @ rotations(drawn.angle, 3, 0, 1)
     shift = torch.cat((drawn.shift, 2.0 * config.shift_share * (more[:, 2] * drawn.shifted)[:, None]), 1)
     mirror = torch.cat((drawn.mirror, torch.ones(count, 1)), 1)
     return _matrices(turned, drawn.zoom, mirror, shift, size), drawn.moved
 
 
-def _turn(angle: Tensor, axes: int, one: int, other: int) -> Tensor:
-    """(n, axes, axes) float64 rotations in the plane of two axes."""
+def rotations(angle: Tensor, axes: int, one: int, other: int) -> Tensor:
+    """(n, axes, axes) float64 rotations by (n) radians in the plane of two of the axes (x, y, [z])."""
     matrices = torch.eye(axes, dtype=torch.float64).repeat(len(angle), 1, 1)
     matrices[:, one, one] = matrices[:, other, other] = torch.cos(angle)
     matrices[:, one, other], matrices[:, other, one] = -torch.sin(angle), torch.sin(angle)

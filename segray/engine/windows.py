@@ -10,6 +10,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from segray.config import NetConfig
+
 OVERLAP = 0.5
 """Share of a patch's side that neighbouring patches have in common, as in nnU-Net."""
 
@@ -57,6 +59,34 @@ def patch_weights(patch: tuple[int, int, int]) -> Tensor:
         sides.append(torch.exp(-0.5 * at**2))
     z, y, x = sides
     return (z[:, None, None] * y[:, None] * x).clamp(min=1e-3)
+
+
+def predicted_patch(
+    net: NetConfig, told: tuple[int, int, int] | None, slices: int | None = None
+) -> tuple[int, int, int]:
+    """The patch in which a net of patches sees a case.
+
+    Args:
+        net: its config.
+        told: ``predict.patch``; None: the patch that it was trained on.
+        slices: of the case; where it has fewer than the told patch, that is as deep as the case needs, and at least as
+            deep as the trained one. None: unknown.
+
+    Returns:
+        (D, h, w); in-plane 0 is the whole canvas.
+
+    Raises:
+        ValueError: the net sees slices.
+    """
+    if net.patch is None:
+        raise ValueError("a network without patches sees slices")
+    if told is None:
+        return net.patch
+    deep, rows, columns = told
+    if slices is not None:
+        step = net.strides[0]
+        deep = min(deep, max(math.ceil(slices / step) * step, net.patch[0]))
+    return deep, rows, columns
 
 
 def slice_window(canvas: tuple[int, int], told: tuple[int, int] | None, width: int) -> tuple[int, int]:

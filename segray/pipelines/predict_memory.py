@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from segray.case import LabelMap
 from segray.config import PredictConfig
-from segray.engine.windows import HANDED_ON
+from segray.engine.windows import HANDED_ON, predicted_patch
 from segray.grid import Grid
 from segray.pipelines.headers import Planned
 from segray.pipelines.runtime import MIB
@@ -63,7 +63,8 @@ class PredictorMemory:
     def of(cls, settings: PredictConfig, bundles: Sequence[Bundle], share: int, *, on_gpu: bool) -> PredictorMemory:
         """Of Predictors of these bundles, all of them loaded."""
         weights = sum(tensor.numel() * tensor.element_size() for one in bundles for tensor in one.weights.values())
-        deep = [one.label_map.channels * one.net.patch[0] for one in bundles if one.net.patch]
+        volumes = [one for one in bundles if one.net.patch]
+        deep = [one.label_map.channels * predicted_patch(one.net, settings.patch)[0] for one in volumes]
         grid = bundles[0].grid
         if on_gpu:
             deep = []

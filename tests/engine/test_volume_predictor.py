@@ -11,7 +11,8 @@ import torch
 from segray.case import LabelMap
 from segray.config import NetConfig, PredictConfig
 from segray.engine.predictor import Predictor
-from segray.engine.windows import ACTIVATION_BYTES
+from segray.engine.windows import ACTIVATION_BYTES, predicted_patch
+from segray.errors import UsageError
 from segray.grid import Grid
 from segray.nets.bundle import Bundle, load_bundle, save_bundle
 from segray.nets.normalise import Normalisation
@@ -94,3 +95,30 @@ def test_patches_at_once_are_whole_ones(tmp_path: Path) -> None:
     predictor.device = torch.device("cuda")
     predictor._config = EXACT.model_copy(update={"slab_mib": 1})
     assert predictor.patches_at_once(bundle, (32, 48)) == 2**20 // (ACTIVATION_BYTES * 4 * 4 * 16 * 48)
+
+
+def test_a_larger_patch_than_the_trained_one_sees_the_case_at_once(tmp_path: Path) -> None:
+    bundle, voxels = _bundle(tmp_path / "b", (4, 16, 16)), _voxels(12, 32, 48)
+    expected = _logits(bundle, voxels).argmax(1).numpy()
+    assert not np.array_equal(Predictor(bundle, EXACT).predict(voxels, SPACING), expected)
+    for patch in ((12, 0, 0), (64, 64, 64)):
+        found = Predictor(bundle, EXACT.model_copy(update={"patch": patch})).predict(voxels, SPACING)
+        assert np.array_equal(found, expected)
+
+
+def test_a_told_patch_is_as_deep_as_the_case_needs_and_no_shallower_than_trained() -> None:
+    net = NetConfig(features=[4, 8, 8], patch=(8, 16, 16))
+    for slices, deep in ((None, 32), (40, 32), (30, 32), (21, 24), (3, 8)):
+        assert predicted_patch(net, (32, 0, 16), slices) == (deep, 0, 16)
+    assert predicted_patch(net, None, 3) == (8, 16, 16)
+    # Shallower than trained, where it is asked for.
+    assert predicted_patch(net, (4, 0, 0), 30) == (4, 0, 0)
+
+
+def test_a_patch_that_the_net_cannot_halve_is_told(tmp_path: Path) -> None:
+    deep, flat = _bundle(tmp_path / "deep", (8, 16, 16)), _bundle(tmp_path / "flat", None)
+    with pytest.raises(UsageError, match=r"predict\.patch is \[8, 18, 16\].*18 is no multiple of 4.*Write 16 in place"):
+        Predictor(deep, EXACT.model_copy(update={"patch": (8, 18, 16)}))
+    with pytest.raises(UsageError, match=r"predict\.patch is for 3D nets"):
+        Predictor(flat, EXACT.model_copy(update={"patch": (8, 16, 16)}))
+    Predictor([flat, deep], EXACT.model_copy(update={"patch": (8, 16, 16)}))

@@ -194,6 +194,8 @@ def test_settings_that_do_not_fit_the_bundle_are_told_before_anything_is_written
         ("largest_component=livr", r"predict\.largest_component names livr.*Did you mean liver\?"),
         ("threshold={spleeen: 0.5}", r"predict\.threshold names spleeen.*Did you mean spleen\?"),
         ("mirror=z", "single slices"),
+        ("turn={z: 5, x: 5}", r"predict\.turn names x, .*Leave x out"),
+        ("patch=[8,0,0]", r"predict\.patch is for 3D nets"),
     ):
         with pytest.raises(UsageError, match=said):
             again(folder, f"predict.{setting}")
