@@ -9,11 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from segray import storage
 from segray.errors import SegrayError, UsageError
 from segray.pipelines.head import ALL_LINES, Head, HeadNode, Job
 from segray.pipelines.jobs import driver_log
-from segray.pipelines.log_file import JSON_LOG, LOG
+from segray.pipelines.log_file import JSON_LOG, LOG, log_place, read_log, read_records
 
 RAYS_OWN = (":job_id:", ":actor_name:", ":task_name:")
 """Beginnings of the lines that Ray writes into the logs of workers for itself."""
@@ -117,15 +116,13 @@ def _named(job: Job) -> set[str]:
 
 def _own_log(run: str, lines: int) -> tuple[list[ProcessLog], list[str]]:
     """The log in the run folder, where it can be seen from here."""
-    path = storage.join(run, LOG)
     try:
-        if not storage.exists(path):
-            return [], [f"{path} cannot be seen from here."] if "/" in run else []
+        text = read_log(run)
+        if text is None:
+            return [], [f"{log_place(run)} cannot be seen from here."] if "/" in run else []
+        records = _last(read_records(run), lines)
     except SegrayError as error:  # of a bucket that the nodes may read, and who asks may not
         return [], [str(error)]
-    text, records = storage.read_text(path), ""
-    if storage.exists(storage.join(run, JSON_LOG)):
-        records = _last(storage.read_text(storage.join(run, JSON_LOG)), lines)
     return [ProcessLog("", LOG, LOG, _last(text, lines), records)], []
 
 

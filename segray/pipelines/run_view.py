@@ -13,7 +13,7 @@ import yaml
 
 from segray import storage
 from segray.errors import UsageError
-from segray.pipelines.log_file import LOG
+from segray.pipelines.log_file import read_log
 from segray.pipelines.run_folder import CONFIG, METRICS, STEPS, RunFolder
 
 Row = Mapping[str, str]
@@ -161,8 +161,7 @@ class RunReader:
         )
 
     def _log(self) -> list[str]:
-        path = self._run.file(LOG)
-        return storage.read_text(path).splitlines() if storage.exists(path) else []
+        return (read_log(self._run.path) or "").splitlines()
 
     def _losses(self, rows: Sequence[Row]) -> Sequence[tuple[float, float]]:
         if len(rows) != self._steps_of:

@@ -28,6 +28,7 @@ from segray.pipelines.failures import words_of_ray
 from segray.pipelines.folds import train_folds, training_manifest
 from segray.pipelines.idle_settings import idle_settings
 from segray.pipelines.live import Planner, find_cases, plan_cases, plan_of_all_folds
+from segray.pipelines.log_file import log_place
 from segray.pipelines.net_cost import patch_of, training_cost
 from segray.pipelines.node_room import idle_gpus, shape_of
 from segray.pipelines.run_folder import BUNDLE, CHECKPOINTS, CONFIG, FAILURES, METRICS, RunFolder
@@ -208,7 +209,7 @@ def summarise(run: RunFolder) -> TrainSummary:
     rows = run.rows(METRICS)
     if not rows or "best" not in history:
         raise SegrayError(
-            f"The training in {run.path} ended before its first epoch.", mend=f"See {run.file('run.log')}."
+            f"The training in {run.path} ended before its first epoch.", mend=f"See {log_place(run.path)}."
         )
     best = history["best"]
     epochs = int(rows[-1]["epoch"]), int(best["epoch"])
@@ -329,7 +330,7 @@ def _fit(config: Config, run: RunFolder, shape: WorkerShape, stop_after: int) ->
     if fatal or reason:
         raise SegrayError(
             f"The training stopped: {fatal or reason}",
-            mend=f"See {run.file('run.log')}; go on by `segray train --resume {run.path}`.",
+            mend=f"See {log_place(run.path)}; go on by `segray train --resume {run.path}`.",
         )
 
 

@@ -24,6 +24,7 @@ from segray.outage import be_patient
 from segray.pipelines.failures import reason_for
 from segray.pipelines.folds import training_manifest
 from segray.pipelines.live import hide_names
+from segray.pipelines.log_file import log_place
 from segray.pipelines.net_cost import patch_of, training_cost
 from segray.pipelines.node_room import NoRoomError
 from segray.pipelines.run_folder import BUNDLE, CHECKPOINTS, CONFIG, METRICS, START, RunFolder
@@ -269,7 +270,7 @@ def outcome_of(config: Config, run: RunFolder) -> tuple[list[float], dict[str, f
     best = history.get("best", {}).get("epoch")
     row = next((row for row in rows if row["epoch"] == str(best)), None)
     if row is None:
-        raise SegrayError("The training kept no weights.", mend=f"See {run.file('run.log')}.")
+        raise SegrayError("The training kept no weights.", mend=f"See {log_place(run.path)}.")
     net = history.get("net", {})
     other = {
         "epochs": float(rows[-1]["epoch"]),

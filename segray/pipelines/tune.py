@@ -21,6 +21,7 @@ from segray.pipelines.batch_size import with_batch_size
 from segray.pipelines.cluster_doctor import preflight_notes
 from segray.pipelines.folds import training_manifest
 from segray.pipelines.inference_trial import InferenceActor, check_inference, check_shown
+from segray.pipelines.log_file import log_place
 from segray.pipelines.node_room import idle_gpus
 from segray.pipelines.run_folder import BUNDLE, CONFIG
 from segray.pipelines.runtime import ray_session
@@ -330,7 +331,7 @@ def _run(
         folder.log(f"failed: {error!r}", "error")
         raise SegrayError(
             f"The sweep stopped: {error}",
-            mend=f"See {folder.file('run.log')}; go on by `segray tune --resume {folder.path}`.",
+            mend=f"See {log_place(folder.path)}; go on by `segray tune --resume {folder.path}`.",
         ) from error
     finally:
         desk.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from segray import storage
 from segray.errors import StoreError, UsageError
 from segray.pipelines import run_logs
 from segray.pipelines.head import Head, HeadLostError, Job, address_of, token
@@ -145,7 +146,7 @@ def test_a_bucket_that_only_the_nodes_may_read_is_a_note(monkeypatch: pytest.Mon
     def refuse(uri: str) -> bool:
         raise StoreError(f"{uri} cannot be read (ACCESS_DENIED).")
 
-    monkeypatch.setattr(run_logs.storage, "exists", refuse)
+    monkeypatch.setattr(storage, "exists", refuse)
     with pytest.raises(UsageError, match=r"holds no run\.log"):
         gather_logs("s3://bucket/run", None)
     assert run_logs._own_log("s3://bucket/run", 0) == ([], ["s3://bucket/run/run.log cannot be read (ACCESS_DENIED)."])

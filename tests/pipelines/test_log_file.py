@@ -6,16 +6,30 @@ import json
 import os
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+import pyarrow.fs as pafs
 import pytest
 
-from segray import privacy
+from segray import privacy, storage
 from segray.config import PrivacyConfig
-from segray.errors import SegrayError
-from segray.pipelines.log_file import JSON_LOG, LOG, Line, LogFile, WaitingLog, new_run_id, run_name
+from segray.errors import SegrayError, StoreError
+from segray.pipelines import log_file
+from segray.pipelines.log_file import (
+    JSON_LOG,
+    LOG,
+    Line,
+    LogFile,
+    WaitingLog,
+    new_run_id,
+    read_log,
+    read_records,
+    run_name,
+)
 from segray.pipelines.run_folder import RunFolder
 from segray.pipelines.run_logs import gather_logs, write_logs
 from segray.pipelines.sweep_folder import SweepFolder
@@ -77,6 +91,72 @@ def test_lines_for_a_store_wait_for_one_another(tmp_path: Path) -> None:
     assert [record["message"] for record in records(tmp_path)] == ["a"]
     log.flush()
     assert [record["message"] for record in records(tmp_path)] == ["a", "b", "c"]
+
+
+WRITER = """
+import sys
+from segray.pipelines.log_file import Line, LogFile
+log = LogFile(sys.argv[1], "x", "train")
+for number in range(20):
+    log.write(Line(f"{sys.argv[2]} {number}", case="s0001"))
+"""
+
+
+def test_no_line_is_lost_where_processes_write_to_a_store_at_once(s3: str) -> None:
+    folder = f"{s3}/run"
+    assert read_log(folder) is None
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, folder, name]) for name in "abc"]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    lines = (read_log(folder) or "").splitlines()
+    assert sorted(line.partition(" s0001: ")[2] for line in lines) == sorted(
+        f"{a} {n}" for a in "abc" for n in range(20)
+    )
+    told = [json.loads(record) for record in read_records(folder).splitlines()]
+    assert [record["time"] for record in told] == sorted(record["time"] for record in told)
+    assert len({record["pid"] for record in told}) == 3
+    (gathered,) = gather_logs(folder, None, lines=5).logs
+    assert gathered.text.splitlines() == lines[-5:]
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A folder that counts as one of an object store."""
+    monkeypatch.setattr(storage, "is_remote", lambda uri: uri.startswith(str(tmp_path)))
+    monkeypatch.setattr(storage, "filesystem", lambda uri: (pafs.LocalFileSystem(), uri))
+    monkeypatch.setattr(log_file, "_parts", {})
+    (tmp_path / "log").mkdir()
+    return str(tmp_path)
+
+
+def test_a_process_begins_another_file_where_one_is_large(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_file, "PART_BYTES", 100)
+    log = LogFile(store, "x", "train")
+    for word in ("a", "b", "c"):
+        log.write(Line(word))
+    assert len(storage.names(f"{store}/log", ".jsonl")) == 3
+    assert [line.split()[1] for line in (read_log(store) or "").splitlines()] == ["a", "b", "c"]
+
+
+def test_lines_that_a_store_did_not_take_go_with_the_next_ones(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, write = LogFile(store, "x", "train"), storage.write_text
+
+    def refuse(uri: str, text: str) -> None:
+        raise StoreError(f"{uri} cannot be written.")
+
+    monkeypatch.setattr(storage, "write_text", refuse)
+    with pytest.raises(StoreError):
+        log.write(Line("a"))
+    monkeypatch.setattr(storage, "write_text", write)
+    log.write(Line("b"))
+    assert [line.split()[1] for line in (read_log(store) or "").splitlines()] == ["a", "b"]
+
+
+def test_what_an_earlier_segray_logged_on_a_store_comes_first(store: str) -> None:
+    for name, text in ((LOG, "2026-01-01T00:00:00+00:00 before\n"), (JSON_LOG, '{"message": "before"}\n')):
+        (Path(store) / name).write_text(text)
+    LogFile(store, "x", "train").write(Line("now"))
+    assert [line.split()[1] for line in (read_log(store) or "").splitlines()] == ["before", "now"]
+    assert [json.loads(line)["message"] for line in read_records(store).splitlines()] == ["before", "now"]
 
 
 @pytest.mark.parametrize(
