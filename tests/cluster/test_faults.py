@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.fault_table import attempt, prepare
+from tests.cluster.fault_table import TMP_SIZE, attempt, prepare
 from tests.cluster.faults import FAULTS
 from tests.cluster.hosts import can_make_hosts
 from tests.cluster.user_cluster import UserCluster
@@ -28,6 +28,7 @@ def cluster(shared_data: Path) -> Iterator[UserCluster]:
     if not can_make_hosts():
         pytest.skip("needs root and network namespaces")
     made = UserCluster(workers=3, spares=1, name="segf", net="10.81.0")
+    made.environment["NC_TMP"] = TMP_SIZE
     try:
         made.make_hosts()
         made.ray_up()
@@ -40,7 +41,7 @@ def cluster(shared_data: Path) -> Iterator[UserCluster]:
 
 
 @pytest.mark.parametrize("command", ["train", "tune", "predict"])
-@pytest.mark.parametrize("fault", ["raylet", "partition", "added", "head"])
+@pytest.mark.parametrize("fault", ["raylet", "partition", "added", "head", "disk"])
 def test_a_command_ends_right_whatever_befalls_the_cluster(cluster: UserCluster, fault: str, command: str) -> None:
     row = attempt(cluster, FAULTS[fault], command)
     assert row.right, row.remark
